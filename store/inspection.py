@@ -1,0 +1,89 @@
+"""Verifying a SQLite file: reads it as raw as possible and hands it to `verify`.
+
+Rules: SQLite's own check comes first. Text is read as bytes, so that even what is no UTF-8 is
+found by its chain instead of stopping the reader; what SQLite itself cannot read is a finding at
+the seq behind the last one that it could. Seals and snapshots are read before the events, so that
+a writer at work causes no finding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from store.errors import CorruptLog, StoreError
+from store.records import Finding
+from store.verify import RawEvent, Sealed, Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from store.blobs import FileBlobs
+    from store.connection import Gate
+
+_CHUNK = 2048
+_MASK = (1 << 32) - 1
+_RUNS = (
+    "SELECT no, run, sealed_seq, sealed_chain, "
+    "coalesce((SELECT max(seq) FROM snapshots WHERE snapshots.run = runs.no), 0) "
+    "FROM runs WHERE ?1 IS NULL OR run = ?1 ORDER BY no"
+)
+_EVENTS = (
+    "SELECT e.id, t.name, p.name, e.visit, e.attempt, CAST(e.payload AS BLOB), e.chain "
+    "FROM events e LEFT JOIN types t ON t.id = e.type LEFT JOIN paths p ON p.id = e.path "
+    "WHERE e.id > ? AND e.id <= ? ORDER BY e.id LIMIT ?"
+)
+_STRAY = (
+    "SELECT id >> 32, count(*) FROM events WHERE NOT EXISTS "
+    "(SELECT 1 FROM runs WHERE no = id >> 32) GROUP BY 1"
+)
+
+
+def inspect(gate: Gate, blobs: FileBlobs, run: str | None) -> list[Finding]:
+    gate.check()
+    findings: list[Finding] = []
+    if run is None:
+        findings += _integrity(gate)
+    try:
+        runs = gate.rows(_RUNS, (run,))
+    except StoreError as error:
+        return [*findings, _unreadable(error, run)]
+    verifier = Verifier(blobs)
+    for no, name, seq, chain, snapshot in runs:
+        trouble: list[Finding] = []
+        sealed = Sealed(seq, chain or b"", snapshot)
+        findings += verifier.check(name, _events(gate, no, name, trouble), sealed)
+        findings += trouble
+    return findings
+
+
+def _integrity(gate: Gate) -> Iterator[Finding]:
+    try:
+        for (line,) in gate.rows("PRAGMA integrity_check"):
+            if line != "ok":
+                yield Finding("integrity", None, None, f"SQLite's integrity check says: {line}")
+        for no, count in gate.rows(_STRAY):
+            what = f"{count} events belong to run number {no}, whose row is gone"
+            yield Finding("head", None, None, what)
+    except StoreError as error:
+        yield _unreadable(error, None)
+
+
+def _unreadable(error: StoreError, run: str | None, seq: int | None = None) -> Finding:
+    what = error.what if isinstance(error, CorruptLog) else str(error)
+    return Finding("integrity", run, seq, f"SQLite cannot read on: {what}")
+
+
+def _events(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[RawEvent]:
+    low, high = no << 32, no << 32 | _MASK
+    while True:
+        try:
+            rows: list[Any] = gate.rows(_EVENTS, (low, high, _CHUNK))
+        except StoreError as error:
+            trouble.append(_unreadable(error, run, (low & _MASK) + 1))
+            return
+        for id_, type_, path, visit, attempt, payload, chain in rows:
+            text = payload.decode(errors="replace")
+            yield RawEvent(id_ & _MASK, type_, path, visit, attempt, text, chain)
+        if len(rows) < _CHUNK:
+            return
+        low = rows[-1][0]

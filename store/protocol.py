@@ -1,0 +1,79 @@
+"""The interface that every event store has; `SqliteStore` and `MemoryStore` both satisfy it.
+
+Rules: seqs of a run are gapless from 1; `after` is exclusive, `until` and `at_most` are inclusive.
+An append is all or nothing and names the head that it expects. Events are never changed or
+removed. Snapshots are a cache: dropping all of them loses nothing. One thread at a time may
+write; any thread may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from store.lease import Lease
+    from store.records import Finding, NewEvent, Record, RunInfo
+
+
+class BlobStore(Protocol):
+    """Large values, each stored once under its sha256 in hex."""
+
+    def put(self, data: bytes | bytearray | memoryview) -> str: ...
+    def get(self, digest: str, *, named_by: str = "") -> bytes: ...
+    def has(self, digest: str) -> bool: ...
+    def size(self, digest: str) -> int: ...
+    def digests(self) -> Iterator[str]: ...
+    def remove(self, digest: str, *, older_than: float = 0.0) -> bool: ...
+
+
+class EventStore(Protocol):
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def path(self) -> Path | None: ...
+    @property
+    def blobs(self) -> BlobStore: ...
+
+    def create_run(
+        self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
+    ) -> int: ...
+    def append(
+        self, run: str, expected: int, events: Sequence[NewEvent], at: int | None = None
+    ) -> int: ...
+
+    def read(
+        self,
+        run: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        types: Collection[str] | None = None,
+        path: str | None = None,
+    ) -> Iterator[Record]: ...
+    def latest(self, run: str, types: Collection[str] | None = None) -> Record | None: ...
+    def head(self, run: str) -> int: ...
+    def run(self, run: str) -> RunInfo: ...
+    def runs(self) -> list[RunInfo]: ...
+
+    def save_snapshot(
+        self, run: str, seq: int, key: str, body: bytes, pinned: bool = False
+    ) -> None: ...
+    def snapshot(self, run: str, at_most: int, key: str) -> tuple[int, bytes] | None: ...
+    def prune_snapshots(self, run: str, keep: int = 3) -> int: ...
+
+    def lease(self, run: str, note: str = "") -> Lease: ...
+    def verify(self, run: str | None = None) -> list[Finding]: ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...

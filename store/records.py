@@ -1,0 +1,95 @@
+"""What goes into a store and what comes out of it: plain values, no behaviour of a database.
+
+Rules: a payload is JSON text and stays text here. A visit is a tuple of ints in Python and text
+like "2.17" in a file ('' when empty). `chain` ties an event to everything before it in its run:
+blake2b over the previous chain and the event without its clock time, so that two runs that did
+the same have the same chain, and an edit, a gap or a swap cannot hide.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+CHAIN_BYTES = 16
+
+
+class NewEvent(NamedTuple):
+    """An event on its way into a log; the store adds run, seq, time and chain."""
+
+    type: str
+    path: str = ""
+    visit: tuple[int, ...] = ()
+    attempt: int = 0
+    payload: str = "{}"
+
+
+class Record(NamedTuple):
+    """An event as a log holds it; `at` is in nanoseconds since the epoch."""
+
+    run: str
+    seq: int
+    at: int
+    type: str
+    path: str
+    visit: tuple[int, ...]
+    attempt: int
+    payload: str
+    chain: bytes
+
+
+class Owner(NamedTuple):
+    """Who holds a run; `since` is in nanoseconds since the epoch, 0 where it is not known."""
+
+    pid: int
+    host: str
+    since: int
+    note: str
+
+
+class RunInfo(NamedTuple):
+    """A run at a glance; `owner` is None unless a living process holds it now."""
+
+    run: str
+    name: str
+    created_at: int
+    head: int
+    owner: Owner | None
+
+
+class Finding(NamedTuple):
+    """Something that `verify` found wrong.
+
+    `kind` is one of: integrity, gap, chain, payload, head, snapshot, blob-missing, blob-corrupt.
+    """
+
+    kind: str
+    run: str | None
+    seq: int | None
+    what: str
+
+    def __str__(self) -> str:
+        place = "" if self.run is None else f"run {self.run!r}"
+        place += "" if self.seq is None else f", seq {self.seq}"
+        return f"{place}: {self.what}" if place else self.what
+
+
+def spell_visit(visit: tuple[int, ...]) -> str:
+    return ".".join(map(str, visit))
+
+
+def parse_visit(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("."))) if text else ()
+
+
+def genesis(run: str) -> bytes:
+    """The chain before a run's first event: equal events of two runs must not look the same."""
+    return blake2b(run.encode(), digest_size=CHAIN_BYTES, person=b"event-store run").digest()
+
+
+def link(
+    previous: bytes, seq: int, type_: str, path: str, visit: str, attempt: int, payload: str
+) -> bytes:
+    """The chain of one event; the lengths make the joined text unambiguous, payload last."""
+    body = f"{seq} {attempt} {visit} {len(type_)} {len(path)}\n{type_}{path}{payload}"
+    return blake2b(previous + body.encode(), digest_size=CHAIN_BYTES).digest()

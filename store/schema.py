@@ -1,0 +1,145 @@
+"""The tables of a store file, and how an old or an empty file becomes a current one.
+
+Rules: `application_id` says that a file is ours, `user_version` which format it has; both are
+looked at before anything is written, and a foreign or newer file is left untouched. All pending
+migrations and both stamps are one transaction, so that a kill leaves an empty file, which the next
+opening fills, or a whole store. An event's key is run number << 32 | seq, types and paths are
+small integers, and the view `event_log` spells them for any SQLite tool. Triggers refuse to change
+or delete what was recorded. sqlite-utils is imported only when there is something to migrate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+from store.errors import NotAStore, StoreTooNew
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlite_utils import Database
+
+APPLICATION_ID = 0x45765374  # "EvSt"
+VERSION = 1
+
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    "CREATE TABLE paths (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    # sealed_*: head and chain as of an orderly moment, so that a cut-off tail is noticed
+    """CREATE TABLE runs (
+        no INTEGER PRIMARY KEY,
+        run TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        sealed_seq INTEGER NOT NULL DEFAULT 0,
+        sealed_chain BLOB
+    ) STRICT""",
+    """CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        type INTEGER NOT NULL,
+        path INTEGER NOT NULL,
+        visit TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        payload TEXT NOT NULL,
+        chain BLOB NOT NULL
+    ) STRICT""",
+    """CREATE TABLE snapshots (
+        id INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        pinned INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (run, key, seq)
+    ) STRICT""",
+    # who holds a run; only the lock file says whether that is still true
+    """CREATE TABLE leases (
+        run TEXT PRIMARY KEY,
+        pid INTEGER NOT NULL,
+        host TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        note TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE VIEW event_log AS
+        SELECT r.run AS run, e.id & 4294967295 AS seq, e.at AS at, t.name AS type,
+               p.name AS path, e.visit AS visit, e.attempt AS attempt, e.payload AS payload
+        FROM runs r
+        JOIN events e ON e.id > (r.no << 32) AND e.id < ((r.no + 1) << 32)
+        JOIN types t ON t.id = e.type
+        JOIN paths p ON p.id = e.path""",
+)
+
+# what is guarded, and from which statements
+_KEPT = (
+    ("events", ("UPDATE", "DELETE")),
+    ("types", ("UPDATE", "DELETE")),
+    ("paths", ("UPDATE", "DELETE")),
+    ("runs", ("UPDATE OF no, run, name, created_at", "DELETE")),
+    ("meta", ("UPDATE", "DELETE")),
+)
+
+
+def state_of(db: sqlite3.Connection) -> tuple[int, int, int]:
+    """application_id, user_version and the number of things in the schema, in one look."""
+    row = db.execute(
+        "SELECT a.application_id, v.user_version, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_application_id a, pragma_user_version v"
+    ).fetchone()
+    return row[0], row[1], row[2]
+
+
+def is_current(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is a store of this format; False means empty or older, else it raises."""
+    application, version, things = state_of(db)
+    if application == APPLICATION_ID:
+        if version > VERSION:
+            raise StoreTooNew(path, version, VERSION)
+        return version == VERSION
+    if application == 0 and version == 0 and things == 0:
+        return False
+    raise NotAStore(
+        path,
+        f"it is another program's SQLite database (application_id 0x{application & 0xFFFFFFFF:08x} "
+        f"where 0x{APPLICATION_ID:08x} was expected, {things} tables and the like)",
+    )
+
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring an empty or older file up to date; of several processes, one does and the rest see."""
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("event-store")
+    migrations(name="0001_tables")(_tables)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # another process may have been faster while this one waited for the write lock
+        if not is_current(db, path):
+            # inside our transaction, sqlite-utils nests by savepoints instead of its deferred BEGIN
+            migrations.apply(Database(db, recursive_triggers=False, execute_plugins=False))
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _tables(database: Database) -> None:
+    # sqlite-utils types this loosely
+    run = cast("Callable[..., sqlite3.Cursor]", database.execute)  # pyright: ignore[reportUnknownMemberType]
+    for statement in _TABLES:
+        run(statement)
+    for table, deeds in _KEPT:
+        for deed in deeds:
+            verb = deed.split()[0].lower()
+            run(
+                f"CREATE TRIGGER {table}_refuse_{verb} BEFORE {deed} ON {table} BEGIN "
+                f"SELECT RAISE(ABORT, '{table} is append-only: {verb} refused'); END"
+            )
+    run("INSERT INTO meta (key, value) VALUES ('uuid', ?)", [str(uuid4())])

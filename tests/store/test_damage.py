@@ -1,0 +1,186 @@
+"""Damage done behind the store's back, and that `verify` names the place.
+
+Rules: every test does one deed to a file, by means that an editor of files has, and expects the
+exact findings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from store import BlobCorrupt, BlobMissing, HeadMoved, NewEvent, StoreUnwritable, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from store import Finding, SqliteStore
+
+
+def fill(store: SqliteStore, count: int = 6) -> None:
+    events = [NewEvent("T", "p", (n,), 1, json.dumps({"n": n})) for n in range(1, count + 1)]
+    store.create_run("r", "n", events)
+
+
+def deed(file: Path, *statements: str) -> None:
+    db = sqlite3.connect(file, isolation_level=None)
+    triggers = db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for (name,) in triggers:
+        db.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        assert db.execute(statement).rowcount != 0, statement
+    db.close()
+
+
+def found(file: Path, run: str | None = None) -> list[tuple[str, str | None, int | None]]:
+    with open_store(file, read_only=True) as store:
+        return [place(finding) for finding in store.verify(run)]
+
+
+def place(finding: Finding) -> tuple[str, str | None, int | None]:
+    return finding.kind, finding.run, finding.seq
+
+
+@pytest.mark.parametrize(
+    ("change", "findings"),
+    [
+        ("UPDATE events SET payload = '{\"n\": 0}' WHERE visit = '3'", [("chain", "r", 3)]),
+        ("UPDATE events SET visit = '9' WHERE visit = '3'", [("chain", "r", 3)]),
+        ("UPDATE events SET attempt = 2 WHERE visit = '6'", [("chain", "r", 6)]),
+        ("UPDATE events SET chain = x'00' WHERE visit = '3'", [("chain", "r", 3), ("chain", "r", 4)]),
+        ("UPDATE events SET payload = '{' WHERE visit = '3'", [("chain", "r", 3), ("payload", "r", 3)]),
+        (
+            "UPDATE events SET payload = CAST(x'22ff22' AS TEXT) WHERE visit = '3'",
+            [("chain", "r", 3)],
+        ),
+        ("DELETE FROM events WHERE visit = '3'", [("gap", "r", 3)]),
+        ("DELETE FROM events WHERE visit IN ('1', '2', '5')", [("gap", "r", 1), ("gap", "r", 5)]),
+        ("DELETE FROM events WHERE visit IN ('5', '6')", [("head", "r", 5)]),
+        ("DELETE FROM events", [("head", "r", 1)]),
+        ("DELETE FROM runs", [("head", None, None)]),
+        ("DELETE FROM types", [("chain", "r", seq) for seq in range(1, 7)]),
+        ("UPDATE runs SET sealed_chain = x'00'", [("head", "r", 6)]),
+    ],
+)  # fmt: skip
+def test_a_deed_is_found_where_it_was_done(
+    file: Path, change: str, findings: list[tuple[str, str | None, int | None]]
+) -> None:
+    with open_store(file) as store:
+        fill(store)
+        store.create_run("untouched", "n", [])
+    assert found(file) == []
+    deed(file, change)
+    assert found(file) == findings
+
+
+def test_two_events_that_changed_places_are_found(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store)
+    base = 1 << 32
+    deed(
+        file,
+        f"UPDATE events SET id = 1 WHERE id = {base + 2}",
+        f"UPDATE events SET id = {base + 2} WHERE id = {base + 3}",
+        f"UPDATE events SET id = {base + 3} WHERE id = 1",
+    )
+    assert ("chain", "r", 2) in found(file)
+
+
+def test_an_append_onto_a_tail_that_vanished_is_refused(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store)
+        assert store.append("r", 6, [NewEvent("T")]) == 7
+        deed(file, "DELETE FROM events WHERE id > (1 << 32) + 4")
+        with pytest.raises(HeadMoved, match="gone from the file"):
+            store.append("r", 7, [NewEvent("T")])
+        with pytest.raises(HeadMoved, match="gone from the file"):
+            store.append("r", 7, [NewEvent("T")] * 100)
+        assert store.head("r") == 4
+
+
+@pytest.mark.parametrize("how", ["close", "snapshot", "lease"])
+def test_a_cut_tail_is_found_after_any_orderly_moment(file: Path, how: str) -> None:
+    with open_store(file) as store:
+        lease = store.lease("r")
+        fill(store)
+        if how == "snapshot":
+            store.save_snapshot("r", 2, "k", b"")
+        elif how == "lease":
+            lease.release()
+        if how != "close":
+            deed(file, "DELETE FROM events WHERE id = (1 << 32) + 6")
+            assert [place(finding) for finding in store.verify()] == [("head", "r", 6)]
+    if how == "close":
+        deed(file, "DELETE FROM events WHERE id = (1 << 32) + 6")
+        assert found(file) == [("head", "r", 6)]
+
+
+def test_a_flipped_byte_in_the_file_is_found(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store, 300)
+    content = file.read_bytes()
+    at = content.index(b'{"n": 150}')
+    file.write_bytes(content[:at] + b'{"n": 151}' + content[at + 10 :])
+    assert found(file) == [("chain", "r", 150)]
+
+
+def test_missing_and_altered_blobs_are_found(file: Path) -> None:
+    with open_store(file) as store:
+        one, two, three = (store.blobs.put(data) for data in (b"one", b"two", b"three"))
+        naming = [NewEvent("S", payload=f'{{"blob":"{digest}"}}') for digest in (one, two, three)]
+        store.create_run("r", "n", [*naming, naming[0]])
+        assert store.verify() == []
+        store.blobs.path(one).unlink()
+        store.blobs.path(two).write_bytes(b"tow")
+        with pytest.raises(BlobMissing, match="must be moved and copied with it"):
+            store.blobs.get(one)
+        with pytest.raises(BlobCorrupt, match="nothing was loaded"):
+            store.blobs.get(two)
+        assert [place(finding) for finding in store.verify()] == [
+            ("blob-missing", "r", 1),
+            ("blob-corrupt", "r", 2),
+            ("blob-missing", "r", 4),
+        ]
+
+
+def test_a_blob_that_was_cut_short_is_written_again(file: Path) -> None:
+    with open_store(file) as store:
+        digest = store.blobs.put(b"weights")
+        store.blobs.path(digest).write_bytes(b"wei")
+        assert store.blobs.put(b"weights") == digest
+        assert store.blobs.get(digest) == b"weights"
+
+
+def test_blobs_leave_no_temporary_file_and_old_ones_are_swept(file: Path) -> None:
+    with open_store(file) as store:
+        kept = store.blobs.path(store.blobs.put(b"x"))
+    young, old = kept.with_name(".tmp-1-young"), kept.with_name(".tmp-1-old")
+    assert list(kept.parent.iterdir()) == [kept]
+    young.touch()
+    old.touch()
+    os.utime(old, (1, 1))
+    with open_store(file) as store:
+        assert sorted(kept.parent.iterdir()) == sorted([kept, young])
+        assert len(list(store.blobs.digests())) == 1
+
+
+def test_putting_a_present_blob_makes_it_young_again(file: Path) -> None:
+    with open_store(file) as store:
+        digest = store.blobs.put(b"x")
+        os.utime(store.blobs.path(digest), (1, 1))
+        store.blobs.put(b"x")
+        assert not store.blobs.remove(digest, older_than=3600)
+        os.utime(store.blobs.path(digest), (1, 1))
+        assert store.blobs.remove(digest, older_than=3600)
+
+
+def test_a_blob_that_cannot_be_written_is_told(file: Path) -> None:
+    with open_store(file) as store:
+        store.blobs.root.write_text("a file in the way")
+        with pytest.raises(StoreUnwritable):
+            store.blobs.put(b"x")
+        assert not store.blobs.has("0" * 64)
