@@ -1,0 +1,141 @@
+"""Crucible Kitchen: durable training workflows. kill -9 at any moment, resume bit for bit.
+
+The public names, by floor:
+
+- what to run: `workflow`, `WorkflowBuilder`, `Workflow`, `Stage`, `Resource`
+- what user code is handed: `Context`
+- make it happen: `run`, `resume`, `run_async`, `resume_async`, `Run`
+- what happened: `history`, `History`
+- what can go wrong: everything in `kitchen.errors`, each by its name here too
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+# The package `history` is imported before the function of that name is defined: importing a
+# package for the first time binds its name here. (`workflow` below does that by itself.)
+from kitchen import errors
+from kitchen import history as _history_package  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from kitchen.errors import (
+    BlobLost,
+    ConfigError,
+    CorruptStore,
+    CorruptValue,
+    ForeignStore,
+    FrozenValue,
+    HistoryError,
+    IllegalEvent,
+    IllegalOutcome,
+    ItemsError,
+    KitchenError,
+    NotResumable,
+    NotResumableWarning,
+    ResourceError,
+    RunError,
+    RunExists,
+    RunHeld,
+    RunInterrupted,
+    RunLost,
+    RunMismatch,
+    StaleContext,
+    StateError,
+    StoreError,
+    UnencodableValue,
+    UnknownKey,
+    UnknownResource,
+    UnknownRun,
+    UnknownWorkflow,
+    WorkflowChanged,
+    WorkflowError,
+)
+from kitchen.workflow.builder import WorkflowBuilder
+from kitchen.workflow.decorator import workflow
+from kitchen.workflow.definition import Workflow
+from kitchen.workflow.stage import Resource, Stage
+
+if TYPE_CHECKING:
+    from kitchen.adapters.event_store import StoreLike
+    from kitchen.api import Run, resume, resume_async, run, run_async
+    from kitchen.history.history import History
+    from kitchen.runner.context import Context
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlobLost",
+    "ConfigError",
+    "Context",
+    "CorruptStore",
+    "CorruptValue",
+    "ForeignStore",
+    "FrozenValue",
+    "History",
+    "HistoryError",
+    "IllegalEvent",
+    "IllegalOutcome",
+    "ItemsError",
+    "KitchenError",
+    "NotResumable",
+    "NotResumableWarning",
+    "Resource",
+    "ResourceError",
+    "Run",
+    "RunError",
+    "RunExists",
+    "RunHeld",
+    "RunInterrupted",
+    "RunLost",
+    "RunMismatch",
+    "Stage",
+    "StaleContext",
+    "StateError",
+    "StoreError",
+    "UnencodableValue",
+    "UnknownKey",
+    "UnknownResource",
+    "UnknownRun",
+    "UnknownWorkflow",
+    "Workflow",
+    "WorkflowBuilder",
+    "WorkflowChanged",
+    "WorkflowError",
+    "errors",
+    "history",
+    "resume",
+    "resume_async",
+    "run",
+    "run_async",
+    "workflow",
+]
+
+_LAZY = {
+    "Context": "kitchen.runner.context",
+    "History": "kitchen.history.history",
+    "Run": "kitchen.api",
+    "resume": "kitchen.api",
+    "resume_async": "kitchen.api",
+    "run": "kitchen.api",
+    "run_async": "kitchen.api",
+}
+
+
+def history(run_id: str, *, store: StoreLike = None) -> History:
+    """What a run's log says, without any code of the user's.
+
+    Raises `UnknownRun`, `StoreError`.
+    """
+    from kitchen.api import open_history
+
+    return open_history(run_id, store=store)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is heavy when it is first asked for."""
+    if name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'kitchen' has no attribute {name!r}")

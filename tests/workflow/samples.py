@@ -1,0 +1,120 @@
+"""The workflows of the seed that use stage, loop, conditional, resource and checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kitchen.workflow.decorator import workflow
+from kitchen.workflow.stage import Resource, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from kitchen.workflow.builder import WorkflowBuilder
+
+
+class Config(msgspec.Struct):
+    epochs: int = 3
+    total_steps: int = 10
+    eval_every: int = 2
+    checkpoint_every: int = 5
+
+
+class State(msgspec.Struct):
+    global_step: int = 0
+
+
+class Session:
+    def __init__(self, ctx: Any) -> None:
+        self.ctx = ctx
+
+
+@contextlib.contextmanager
+def open_session(ctx: Any) -> Generator[Session]:
+    yield Session(ctx)
+
+
+SESSION = Resource("session", open_session)
+
+
+class LoadData(Stage):
+    def execute(self, ctx: Any) -> None:
+        """Nothing to load."""
+
+
+class Save(Stage):
+    def __init__(self, name: str = "last") -> None:
+        self.name = name
+
+    async def execute(self, ctx: Any) -> None:
+        """Nothing to save."""
+
+
+def init(ctx: Any) -> None:
+    """A sync body."""
+
+
+async def train(ctx: Any) -> None:
+    """An async body."""
+
+
+def scaled(factor: float, ctx: Any) -> None:
+    """A body for a partial."""
+
+
+def epochs_range(ctx: Any) -> range:
+    return range(ctx.config.epochs)
+
+
+def batch_iterator(ctx: Any) -> list[int]:
+    return ctx.state.dataset
+
+
+def steps_range(ctx: Any) -> range:
+    return range(1, ctx.config.total_steps + 1)
+
+
+def should_eval(ctx: Any) -> bool:
+    return ctx.state.global_step % ctx.config.eval_every == 0
+
+
+async def should_checkpoint(ctx: Any) -> bool:
+    return ctx.state.global_step % ctx.config.checkpoint_every == 0
+
+
+@workflow
+def custom_training(wf: WorkflowBuilder) -> None:
+    wf.stage("load_data", LoadData)
+    wf.stage("init_session", init)
+    wf.stage("train", train)
+    wf.stage("save", Save("first"))
+
+
+@workflow
+def epoch_loop(wf: WorkflowBuilder) -> None:
+    wf.stage("init", init)
+    with wf.loop("epochs", over=epochs_range):
+        wf.stage("train_epoch", train)
+        with wf.loop("batches", batch_iterator):
+            wf.stage("forward_backward", functools.partial(scaled, 0.5))
+            wf.stage("optim_step", train, options={"lr_scale": 0.5}, thread=False)
+    wf.stage("save", Save)
+
+
+@workflow(config=Config, state=State)
+def conditional_steps(wf: WorkflowBuilder) -> None:
+    wf.resource(SESSION)
+    with wf.loop("steps", over=steps_range):
+        wf.stage("train_step", train)
+        with wf.conditional(should_eval):
+            wf.stage("eval", init)
+        with wf.otherwise():
+            wf.stage("note", init)
+        with wf.conditional(should_checkpoint):
+            wf.checkpoint()
+        with wf.conditional(lambda ctx: True):
+            wf.stage("tail", init)

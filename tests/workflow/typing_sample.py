@@ -1,0 +1,139 @@
+"""What a type checker must know. pyright checks this file; see test_typing.py."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar, assert_type
+
+import msgspec
+
+from kitchen.workflow.builder import WorkflowBuilder
+from kitchen.workflow.decorator import workflow
+from kitchen.workflow.definition import Workflow
+from kitchen.workflow.stage import Resource, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Generator
+
+T = TypeVar("T")
+
+
+class Config(msgspec.Struct):
+    epochs: int = 3
+
+
+@dataclasses.dataclass
+class State:
+    global_step: int = 0
+
+
+class Context:
+    """A stand-in for what a stage is handed, with parameters of its own."""
+
+    config: Config
+
+
+class Session:
+    def __init__(self, ctx: Context) -> None: ...
+
+
+class Managed:
+    """An object that closes itself."""
+
+    def __init__(self, ctx: Context) -> None: ...
+
+    def __enter__(self) -> Managed: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def open_sync(ctx: Context) -> Session: ...
+async def open_async(ctx: Context) -> Session: ...
+def open_awaitable(ctx: Context) -> Awaitable[Session]: ...
+@contextlib.contextmanager
+def open_managed(ctx: Context) -> Generator[Session]:
+    yield Session(ctx)
+
+
+@contextlib.asynccontextmanager
+async def open_async_managed(ctx: Context) -> AsyncGenerator[Session]:
+    yield Session(ctx)
+
+
+class Resources:
+    """The shape of `ctx.resources`."""
+
+    def __getitem__(self, key: Resource[T]) -> T: ...
+
+
+SYNC = Resource("sync", open_sync)
+ASYNC = Resource("async", open_async)
+AWAITABLE = Resource("awaitable", open_awaitable)
+MANAGED = Resource("managed", open_managed)
+ASYNC_MANAGED = Resource("async_managed", open_async_managed, stateful=True)
+CLASS = Resource("class", Session)
+MANAGED_CLASS = Resource("managed_class", Managed)
+LAMBDA = Resource("lambda", lambda _ctx: 3)
+
+
+def keys_know_their_type(resources: Resources) -> None:
+    assert_type(resources[SYNC], Session)
+    assert_type(resources[ASYNC], Session)
+    assert_type(resources[AWAITABLE], Session)
+    assert_type(resources[MANAGED], Session)
+    assert_type(resources[ASYNC_MANAGED], Session)
+    assert_type(resources[CLASS], Session)
+    assert_type(resources[MANAGED_CLASS], Managed)
+    assert_type(resources[LAMBDA], int)
+
+
+def train(ctx: Context) -> None: ...
+async def evaluate(ctx: Context) -> None: ...
+def epochs(ctx: Context) -> range: ...
+def should_eval(ctx: Context) -> bool: ...
+def adapters(config: Config) -> dict[str, object]: ...
+
+
+class Save(Stage):
+    async def execute(self, ctx: Context) -> None: ...
+
+
+@workflow
+def bare(wf: WorkflowBuilder) -> None: ...
+
+
+@workflow()
+def called(wf: WorkflowBuilder) -> None: ...
+
+
+@workflow(config=Config, state=State, adapters=adapters, seed_globals=True, name="nightly")
+def training(wf: WorkflowBuilder) -> None:
+    wf.resource(SYNC)
+    wf.resource("by_name", open_async, stateful=False)
+    with wf.loop("epochs", over=epochs):
+        wf.stage("train", train, options={"lr_scale": 0.5}, thread=False)
+        wf.stage("save", Save)
+        wf.stage("save_again", Save())
+        with wf.conditional(should_eval, name="evaluation"):
+            wf.stage("evaluate", evaluate)
+        with wf.otherwise():
+            wf.checkpoint("cut")
+    wf.stages("typo", train)  # pyright: ignore[reportAttributeAccessIssue]
+    wf.stage("typo", train, retry=3)  # pyright: ignore[reportCallIssue]
+
+
+@workflow(config=Config)
+def config_only(wf: WorkflowBuilder) -> None: ...
+
+
+@workflow(state=State)
+def state_only(wf: WorkflowBuilder) -> None: ...
+
+
+assert_type(bare, Workflow[Any, Any])
+assert_type(called, Workflow[Any, Any])
+assert_type(training, Workflow[Config, State])
+assert_type(config_only, Workflow[Config, Any])
+assert_type(state_only, Workflow[Any, State])
+assert_type(training.config_type, type[Config] | None)
