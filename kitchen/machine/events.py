@@ -1,0 +1,356 @@
+"""Events: what happened, in the past tense. The log is made of these and of nothing else.
+
+Rules:
+
+1. An event is frozen data. Its place (path, visit, attempt) is the `Fact`'s, which the store
+   keeps in columns of its own; the event is the payload, as JSON text.
+2. Reading is lenient, so that an old log opens in a new kitchen: every field added later has a
+   default, and unknown fields are ignored.
+3. Values of the user are `Raw`: JSON text made by the codec, carried and never looked into.
+4. No event holds a wall-clock time, a duration or anything else that differs between a run and
+   its resumed twin; times are the store's. `RunStarted` and `RunResumed` say where they ran.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from kitchen.errors import HistoryError
+from kitchen.workflow.definition import Locator
+
+Visit: TypeAlias = tuple[int, ...]
+
+
+class Address(NamedTuple):
+    """A place in a run: a node's path and the loop indices under which it is entered."""
+
+    path: str
+    visit: Visit = ()
+
+    def __str__(self) -> str:
+        return spell(self.path, self.visit)
+
+
+def spell(path: str, visit: Visit, loops: tuple[str, ...] | None = None) -> str:
+    """`epochs[2]/batches[17]/step`. Without `loops` (their paths), the visit is put last."""
+    if not visit:
+        return path
+    if loops is None:
+        return f"{path}[{','.join(map(str, visit))}]"
+    indices = dict(zip(loops, visit, strict=False))
+    parts: list[str] = []
+    prefix = ""
+    for name in path.split("/"):
+        prefix = f"{prefix}/{name}" if prefix else name
+        parts.append(f"{name}[{indices[prefix]}]" if prefix in indices else name)
+    return "/".join(parts)
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The base of all events."""
+
+
+class Fact(NamedTuple):
+    """An event and where it happened."""
+
+    event: Event
+    path: str = ""
+    visit: Visit = ()
+    attempt: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An exception, told in text: it can be shown anywhere, and nothing is unpickled to do so."""
+
+    type: str
+    message: str = ""
+    traceback: str = ""
+    hint: str = ""
+
+
+class Host(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a process ran, and on what."""
+
+    pid: int = 0
+    host: str = ""
+    versions: dict[str, str] = {}
+
+
+# --- the run ----------------------------------------------------------------------------------
+
+
+class RunStarted(Event, frozen=True):
+    """A run began. `config` and each value of `state` are encoded by the codec."""
+
+    workflow: str
+    ir: Raw
+    fingerprint: str
+    config: Raw
+    state: dict[str, Raw] = {}
+    seed: int = 0
+    locator: Locator | None = None
+    host: Host = Host()
+
+
+class RunResumed(Event, frozen=True):
+    """A process took the run up again. `after`: "crash", "failure" or "interruption"."""
+
+    after: str = "crash"
+    host: Host = Host()
+
+
+class RunRewound(Event, frozen=True):
+    """The events after `to` no longer count. `touched`: the resources that made it necessary."""
+
+    to: int
+    touched: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class RewindDiverged(Event, frozen=True):
+    """What ran again behind a rewind was not what had been recorded, first here at `key`."""
+
+    key: str
+    recorded: str = ""
+    found: str = ""
+
+
+class WorkflowChanged(Event, frozen=True):
+    """The run went on with another version of its workflow; all that was recorded is legal there."""
+
+    ir: Raw
+    fingerprint: str
+    differences: tuple[str, ...] = ()
+
+
+class RunInterrupted(Event, frozen=True):
+    """The run was asked to stop, and did, at a boundary."""
+
+    signal: str = "SIGINT"
+
+
+class RunCompleted(Event, frozen=True):
+    """Everything is done."""
+
+
+class RunFailed(Event, frozen=True):
+    """The run ended by a failure; the path says where."""
+
+    failure: Failure
+
+
+# --- stages -----------------------------------------------------------------------------------
+
+
+class StageStarted(Event, frozen=True):
+    """An attempt began."""
+
+
+class StageCompleted(Event, frozen=True):
+    """The attempt is committed: its mutations and metrics count from here on."""
+
+
+class StageFailed(Event, frozen=True):
+    """The attempt raised. `discarded` tells the mutations that it would have made."""
+
+    failure: Failure
+    discarded: tuple[Raw, ...] = ()
+
+
+class StageInterrupted(Event, frozen=True):
+    """The attempt ended without an outcome: its process died, or was asked to stop."""
+
+
+class StatePut(Event, frozen=True):
+    """A key of the state got a value."""
+
+    key: str
+    value: Raw
+
+
+class StateDeleted(Event, frozen=True):
+    """A key left the state."""
+
+    key: str
+
+
+class StateAppended(Event, frozen=True):
+    """Items were added to the end of a list. `values` is a JSON array."""
+
+    key: str
+    values: Raw
+
+
+class StateIncremented(Event, frozen=True):
+    """A number was added to a number."""
+
+    key: str
+    by: Raw
+
+
+class StateMerged(Event, frozen=True):
+    """Entries were put into a mapping. `values` is the encoded mapping of those entries."""
+
+    key: str
+    values: Raw
+
+
+class MetricRecorded(Event, frozen=True):
+    """A number worth watching. It counts once its attempt is committed."""
+
+    name: str
+    value: Raw
+    step: int | None = None
+
+
+Mutation: TypeAlias = StatePut | StateDeleted | StateAppended | StateIncremented | StateMerged
+Effect: TypeAlias = Mutation | MetricRecorded
+
+
+# --- control flow -----------------------------------------------------------------------------
+
+
+class ConditionEvaluated(Event, frozen=True):
+    """A predicate answered. `touched`: the stateful resources that it looked at."""
+
+    answer: bool
+    touched: tuple[str, ...] = ()
+
+
+class Items(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="as"):
+    """The base of the four ways to record a loop's items; `count` is how many there are."""
+
+    count: int
+
+
+class RangeItems(Items, frozen=True, tag="range"):
+    """A `range`."""
+
+    start: int = 0
+    step: int = 1
+
+
+class InlineItems(Items, frozen=True, tag="inline"):
+    """Few and small: a JSON array of encoded items."""
+
+    values: Raw = Raw(b"[]")
+
+
+class BlobItems(Items, frozen=True, tag="blob"):
+    """A JSON array of encoded items, in a blob; the same items are stored once."""
+
+    blob: str = ""
+
+
+class RefItems(Items, frozen=True, tag="refs"):
+    """Too large to keep: digests only ("" where none can be had), in a blob, as a JSON array.
+
+    After a crash the items are asked for again, and checked.
+    """
+
+    blob: str = ""
+
+
+Collection: TypeAlias = RangeItems | InlineItems | BlobItems | RefItems
+
+
+class LoopEntered(Event, frozen=True):
+    """A loop got its collection."""
+
+    items: Collection
+    touched: tuple[str, ...] = ()
+
+
+class ItemTaken(Event, frozen=True):
+    """A visit of a loop's body began; the visit's last number is the item's index."""
+
+
+class LoopExited(Event, frozen=True):
+    """A loop has no more items."""
+
+
+# --- resources --------------------------------------------------------------------------------
+
+
+class ResourceOpened(Event, frozen=True):
+    """A live object was made. `touched`: the stateful resources that its factory used."""
+
+    name: str
+    stateful: bool = False
+    touched: tuple[str, ...] = ()
+
+
+class ResourceTouched(Event, frozen=True):
+    """User code got at a stateful resource for the first time since it was saved or opened."""
+
+    name: str
+
+
+class ResourceRestored(Event, frozen=True):
+    """A resumed process opened the resource anew; `saved`: the seq it was loaded from, if any."""
+
+    name: str
+    saved: int | None = None
+
+
+class ResourcesClosed(Event, frozen=True):
+    """A block ended, and what it had opened was closed."""
+
+    names: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A saved state dict: its tree as JSON text, which names its blobs."""
+
+    tree: Raw
+    size: int = 0
+
+
+class CheckpointSaved(Event, frozen=True):
+    """Every stateful resource is saved: a cut. Those untouched since they were saved are not
+    saved again, and not named here."""
+
+    resources: dict[str, Manifest] = {}
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        RunStarted, RunResumed, RunRewound, RewindDiverged, WorkflowChanged,
+        RunInterrupted, RunCompleted, RunFailed,
+        StageStarted, StageCompleted, StageFailed, StageInterrupted,
+        StatePut, StateDeleted, StateAppended, StateIncremented, StateMerged, MetricRecorded,
+        ConditionEvaluated, LoopEntered, ItemTaken, LoopExited,
+        ResourceOpened, ResourceTouched, ResourceRestored, ResourcesClosed, CheckpointSaved,
+    )
+}  # fmt: skip
+
+_DECODERS: dict[str, Any] = {name: msgspec.json.Decoder(cls) for name, cls in EVENTS.items()}
+_EMPTY = {name: cls() for name, cls in EVENTS.items() if not msgspec.structs.fields(cls)}
+_ENCODER = msgspec.json.Encoder()
+
+
+def to_json(event: Event) -> str:
+    """The payload of an event: JSON text without the type, which has a column of its own."""
+    return "{}" if type(event).__name__ in _EMPTY else _ENCODER.encode(event).decode()
+
+
+def from_json(type_name: str, payload: str | bytes) -> Event:
+    """The event of that type in that text.
+
+    Raises `HistoryError` where the type is unknown or the text does not fit it.
+    """
+    try:
+        if type_name in _EMPTY:
+            return _EMPTY[type_name]
+        return _DECODERS[type_name].decode(payload)
+    except KeyError:
+        raise HistoryError(
+            f"unknown event type {type_name!r}",
+            hint="the log was written by a newer kitchen; upgrade this one",
+        ) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise HistoryError(f"the payload of a {type_name} does not fit its type: {error}") from None

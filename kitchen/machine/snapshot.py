@@ -1,0 +1,80 @@
+"""Snapshots: a folded state as bytes, and back. A cache, always deletable.
+
+Rules: what `load` gives is equal to what `dump` was given. A text that does not fit is a
+`HistoryError`, after which the reader folds the log instead. Nothing is taken from a snapshot
+that the log does not hold.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from kitchen.errors import HistoryError
+from kitchen.machine.events import Address, RunStarted
+from kitchen.machine.state import Cell, Control, Core, Delta, Frame, Place, ResourceState, State
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    """The layout. Addresses are not JSON keys, so mappings by address are lists of pairs."""
+
+    seq: int
+    started: RunStarted | None
+    status: str
+    active: list[tuple[Address, Place]]
+    frames: list[tuple[Address, Frame]]
+    data: list[tuple[str, Raw, list[Delta]]]
+    resources: dict[str, ResourceState]
+    cut: int | None
+    incarnation: int
+    rewound: int
+    crashes: list[tuple[Address, int]]
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(_Snapshot)
+
+
+def dump(state: State) -> bytes:
+    """The state as bytes; its memo must be empty."""
+    core = state.core
+    return _ENCODER.encode(
+        _Snapshot(
+            seq=state.seq,
+            started=state.started,
+            status=core.control.status,
+            active=list(core.control.active.items()),
+            frames=list(core.control.frames.items()),
+            data=[(key, cell.base, list(cell.deltas)) for key, cell in core.data.items()],
+            resources=core.resources,
+            cut=core.cut,
+            incarnation=state.incarnation,
+            rewound=state.rewound,
+            crashes=list(state.crashes.items()),
+        )
+    )
+
+
+def load(body: bytes) -> State:
+    """The state that `dump` was given.
+
+    Raises `HistoryError` where the bytes are not a snapshot of this version.
+    """
+    try:
+        found = _DECODER.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise HistoryError(f"a snapshot does not read: {error}") from None
+    data = {
+        key: Cell(base, deltas, len(deltas)) if deltas else Cell(base)
+        for key, base, deltas in found.data
+    }
+    control = Control(found.status, dict(found.active), dict(found.frames))
+    return State(
+        found.seq,
+        found.started,
+        Core(control, data, found.resources, found.cut),
+        found.incarnation,
+        found.rewound,
+        {},
+        dict(found.crashes),
+    )

@@ -1,0 +1,196 @@
+"""The state of a run: what folding its log gives.
+
+Rules:
+
+1. `State` follows from the log alone. Live and folded are equal after every event.
+2. `Core` is what a rewind takes back: where control stands, the user's data, the resources.
+   What outlives a rewind (incarnation, memo, crash counts) stands beside it.
+3. A value of the user is a `Cell`: the JSON text that was put, and the deltas since. Cells are
+   persistent: a copy of the state shares them, and appending to one never changes another.
+4. `cut` is None while the state is *clean*: no stateful resource was touched since it was saved
+   or opened, so the head itself is the cut. The first touch fixes it at the seq before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Raw
+
+from kitchen.machine.events import (
+    Address,
+    ConditionEvaluated,
+    LoopEntered,
+    Manifest,
+    RunStarted,
+    Visit,
+)
+
+READY, ACTIVE = "ready", "running"
+
+
+class Place(NamedTuple):
+    """A token on a leaf. `open`: an attempt has started there and has not ended."""
+
+    leaf: str
+    visit: Visit
+    attempt: int = 0
+    open: bool = False
+
+
+class Frame(NamedTuple):
+    """A loop being run: how many items, which is current (-1: none yet), entered at which seq."""
+
+    total: int
+    current: int
+    entered: int
+
+
+class Delta(NamedTuple):
+    """A change to a list ("append", a JSON array) or a mapping ("merge", an encoded mapping)."""
+
+    kind: str
+    values: Raw
+
+
+class Cell:
+    """A value: encoded base and deltas. `length` says how many of the shared deltas are ours.
+
+    `cache` is the reader's: how many deltas are in the decoded value, and that value.
+    """
+
+    __slots__ = ("_deltas", "_length", "base", "cache")
+
+    def __init__(self, base: Raw, deltas: list[Delta] | None = None, length: int = 0) -> None:
+        self.base = base
+        self._deltas = deltas
+        self._length = length
+        self.cache: tuple[int, Any] | None = None
+
+    @property
+    def deltas(self) -> tuple[Delta, ...]:
+        """What was appended or merged since the base was put."""
+        return self.deltas_from(0)
+
+    def deltas_from(self, start: int) -> tuple[Delta, ...]:
+        """The deltas but the first `start`."""
+        return tuple(self._deltas[start : self._length]) if self._deltas else ()
+
+    def with_delta(self, delta: Delta) -> Cell:
+        """The cell after one more delta, in constant time as long as it is the newest."""
+        deltas = self._deltas if self._deltas is not None else []
+        if len(deltas) != self._length:  # somebody else went on from the same prefix
+            deltas = deltas[: self._length]
+        deltas.append(delta)
+        cell = Cell(self.base, deltas, self._length + 1)
+        cell.cache = self.cache
+        return cell
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cell):
+            return NotImplemented
+        return self.base == other.base and self.deltas == other.deltas
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Cell({bytes(self.base)!r}, {self.deltas!r})"
+
+
+class ResourceState(NamedTuple):
+    """A resource that is open. `saved` and `manifest`: the last checkpoint that holds it."""
+
+    path: str
+    visit: Visit
+    opened: int
+    stateful: bool
+    saved: int | None = None
+    manifest: Manifest | None = None
+    touched: bool = False
+
+
+@dataclass(slots=True)
+class Control:
+    """Where the run stands."""
+
+    status: str = READY
+    active: dict[Address, Place] = field(default_factory=dict[Address, Place])
+    frames: dict[Address, Frame] = field(default_factory=dict[Address, Frame])
+
+    def copy(self) -> Control:
+        """A draft: changing it leaves this one as it is."""
+        return Control(self.status, dict(self.active), dict(self.frames))
+
+
+@dataclass(slots=True)
+class Core:
+    """What a rewind takes back."""
+
+    control: Control = field(default_factory=Control)
+    data: dict[str, Cell] = field(default_factory=dict[str, Cell])
+    resources: dict[str, ResourceState] = field(default_factory=dict[str, ResourceState])
+    cut: int | None = None
+
+    def copy(self) -> Core:
+        """An independent copy that shares the values."""
+        return Core(self.control.copy(), dict(self.data), dict(self.resources), self.cut)
+
+
+class StageMemo(NamedTuple):
+    """What a superseded attempt had committed: a digest for each `state.<key>`, `metric.<name>`."""
+
+    digests: dict[str, str]
+
+
+Remembered: TypeAlias = StageMemo | ConditionEvaluated | LoopEntered
+
+
+@dataclass(slots=True)
+class State:
+    """A run, folded up to `seq`.
+
+    `memo` is what is known of the superseded future; `rewound` the seq of the last rewind;
+    `crashes` how often a process died at an address without its attempt having ended.
+    """
+
+    seq: int = 0
+    started: RunStarted | None = None
+    core: Core = field(default_factory=Core)
+    incarnation: int = 0
+    rewound: int = 0
+    memo: dict[Address, Remembered] = field(default_factory=dict[Address, Remembered])
+    crashes: dict[Address, int] = field(default_factory=dict[Address, int])
+
+    @property
+    def status(self) -> str:
+        """ "ready", "running", "completed", "failed" or "interrupted"."""
+        return self.core.control.status
+
+    @property
+    def cut(self) -> int:
+        """The latest seq at which every stateful resource can be had again."""
+        return self.seq if self.core.cut is None else self.core.cut
+
+    @property
+    def dirty(self) -> tuple[str, ...]:
+        """The stateful resources touched since the cut, by name."""
+        return tuple(sorted(n for n, r in self.core.resources.items() if r.stateful and r.touched))
+
+    @property
+    def unsaved(self) -> tuple[str, ...]:
+        """The stateful resources that a checkpoint must save: touched since, or never saved."""
+        open_now = self.core.resources.items()
+        return tuple(n for n, r in open_now if r.stateful and (r.touched or r.saved is None))
+
+    def copy(self) -> State:
+        """An independent copy that shares the values."""
+        return State(
+            self.seq,
+            self.started,
+            self.core.copy(),
+            self.incarnation,
+            self.rewound,
+            dict(self.memo),
+            dict(self.crashes),
+        )
