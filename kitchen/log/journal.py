@@ -1,0 +1,92 @@
+"""The journal: one run's log and the state that follows from it, kept together.
+
+Rules:
+
+1. `write` appends, then applies: the state never holds what the log does not. After an append
+   that failed the state is unchanged; after an `apply` that failed the journal is broken.
+2. Every append names the head it expects, so a process that no longer owns the run fails.
+3. Blobs that events name are stored before the events.
+4. A snapshot is taken every `EVERY` events (more rarely when they are large), at checkpoints and
+   at rewinds; the last two are pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kitchen.log.reader import LogReader
+from kitchen.machine import snapshot
+from kitchen.machine.chart import Program
+from kitchen.machine.events import CheckpointSaved, Fact, RunRewound, RunStarted, to_json
+from kitchen.machine.fold import apply
+from kitchen.machine.state import Control, State
+from kitchen.ports.event_store import EventStore, NewEvent
+
+EVERY = 2_000
+_BYTES_AN_EVENT = 200
+_PINNING = frozenset({CheckpointSaved, RunRewound})
+
+
+class Journal(LogReader):
+    """The log of `run` in `store`, folded on `program`, as the process that owns it sees it."""
+
+    def __init__(self, store: EventStore, run: str, program: Program) -> None:
+        super().__init__(store, run, program)
+        self.state = State()
+        self._snapshot_at = 0
+        self._due = EVERY
+
+    def write(
+        self,
+        facts: Sequence[Fact],
+        blobs: Mapping[str, bytes] | None = None,
+        control: Control | None = None,
+    ) -> int:
+        """Append the facts in one transaction and apply them; the new head.
+
+        `control`: where the run stands after them, if `decide` knows.
+
+        Raises `RunLost` where somebody else has appended, `StoreError` where nothing was written.
+        """
+        if blobs:
+            for data in blobs.values():
+                self.store.blobs.put(data)
+        new = [
+            NewEvent(type(event).__name__, path, visit, attempt, to_json(event))
+            for event, path, visit, attempt in facts
+        ]
+        if self.state.seq == 0:
+            first = facts[0].event
+            assert isinstance(first, RunStarted)
+            head = self.store.create_run(self.run, first.workflow, new)
+        else:
+            head = self.store.append(self.run, self.state.seq, new)
+        for fact in facts:
+            apply(self.program, self.state, fact, self, moved=control is not None)
+        if control is not None:
+            self.state.core.control = control
+        self._cache(facts)
+        return head
+
+    def load(self, until: int | None = None) -> State:
+        """Fold the log, up to `until` if given, and make that the state.
+
+        Raises `IllegalEvent` where the log is not legal on the program.
+        """
+        self.state = self.state_at(until)
+        return self.state
+
+    def _cache(self, facts: Sequence[Fact]) -> None:
+        """Take a snapshot if it is time to. The memo is not kept in one, so not while there is one."""
+        state = self.state
+        pinned = False
+        for fact in facts:
+            pinned = pinned or type(fact.event) in _PINNING
+        if state.memo or not (pinned or state.seq - self._snapshot_at >= self._due):
+            return
+        body = snapshot.dump(state)
+        self._snapshot_at = state.seq
+        self._due = max(EVERY, len(body) // _BYTES_AN_EVENT)
+        self.store.save_snapshot(self.run, state.seq, self.program.fingerprint, body, pinned=pinned)
+        if not pinned:
+            self.store.prune_snapshots(self.run)

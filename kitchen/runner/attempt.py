@@ -1,0 +1,273 @@
+"""An attempt: one try of one visit, and everything that user code did in it.
+
+Rules:
+
+1. Nothing that an attempt does reaches the run before it is committed: mutations lie in an
+   overlay over the state as it was at the start, metrics in a queue, touches in a set.
+2. Within one attempt only the last put of a key counts, and neighbouring appends are one event:
+   what nobody could observe is not recorded.
+3. A sealed attempt refuses everything with `StaleContext`.
+4. A value read from state that is an object of a declared type is compared when the attempt
+   ends: what was changed in it is recorded as a put. Other containers are frozen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from msgspec import Raw
+
+from kitchen.errors import StaleContext, StateError, UnknownKey
+from kitchen.machine import cells
+from kitchen.machine.codec import Codec
+from kitchen.machine.events import (
+    Address,
+    Effect,
+    MetricRecorded,
+    StateAppended,
+    StateDeleted,
+    StateIncremented,
+    StateMerged,
+    StatePut,
+    spell,
+)
+from kitchen.machine.state import Cell, Delta
+from kitchen.runner.config import suggest
+
+_OBJECT_MARK = b'"struct"'
+
+
+class Attempt:
+    """What user code reads and writes while a stage, a predicate, an `over` or a factory runs."""
+
+    def __init__(
+        self,
+        address: Address,
+        number: int,
+        data: Mapping[str, Cell],
+        codec: Codec,
+        fetch: cells.Fetch,
+        kind: str = "stage",
+    ) -> None:
+        self.address = address
+        self.number = number
+        self.kind = kind
+        self.touched: set[str] = set()
+        self.blobs: dict[str, bytes] = {}
+        self.metrics: deque[MetricRecorded] = deque()
+        self.flushed: list[MetricRecorded] = []
+        self._data = data
+        self._codec = codec
+        self._fetch_stored = fetch
+        self._overlay: dict[str, Cell | None] = {}
+        self._effects: dict[str, list[Effect]] = {}
+        self._objects: dict[str, Any] = {}
+        self._sealed = False
+
+    # --- its end ---
+
+    def seal(self) -> None:
+        """End the attempt: from here on its context refuses everything."""
+        self._sealed = True
+
+    def check_live(self) -> None:
+        """Raises `StaleContext` once the attempt has ended."""
+        if self._sealed:
+            raise StaleContext(
+                f"ctx of {spell(*self.address)} (attempt {self.number}) was used after it had ended",
+                hint="await or join what you start inside a stage before the stage returns",
+            )
+
+    def effects(self) -> tuple[Effect, ...]:
+        """The mutations, and the metrics not yet in the log, in that order."""
+        for key in list(self._objects):
+            self._keep_object(key)
+        return (*itertools.chain.from_iterable(self._effects.values()), *self.take_metrics())
+
+    def _keep_object(self, key: str) -> None:
+        """Record what was changed in place in an object that was read from the state."""
+        cell = self._cell(key)
+        if cell is not None and key in self._objects:
+            value = self._objects[key]
+            if self._encode(key, value) != self._now(cell):
+                self.put(key, value)
+
+    def take_metrics(self) -> tuple[MetricRecorded, ...]:
+        """The metrics recorded since the last call."""
+        taken: list[MetricRecorded] = []
+        while self.metrics:
+            taken.append(self.metrics.popleft())
+        return tuple(taken)
+
+    # --- reading ---
+
+    def keys(self) -> list[str]:
+        """The keys of the state as this attempt sees it."""
+        self.check_live()
+        known = [key for key in self._data if self._overlay.get(key, ...) is not None]
+        return known + [
+            key for key, cell in self._overlay.items() if cell is not None and key not in self._data
+        ]
+
+    def has(self, key: str) -> bool:
+        """Whether the state has the key."""
+        return self._cell(key) is not None
+
+    def get(self, key: str) -> Any:
+        """The value of a key, frozen. Raises `UnknownKey`."""
+        self.check_live()
+        cell = self._cell(key)
+        if cell is None:
+            raise UnknownKey(f"the state has no {key!r}", hint=suggest(key, self.keys()))
+        if key in self._objects:
+            return self._objects[key]
+        if self._codec.types and _OBJECT_MARK in self._now(cell):
+            fresh = Cell(cell.base, list(cell.deltas), len(cell.deltas))
+            value = self._objects[key] = cells.read(fresh, self._codec, self.fetch, key)
+            return value
+        return cells.read(cell, self._codec, self.fetch, key)
+
+    def fetch(self, digest: str) -> bytes:
+        """A blob, of this attempt or of the store."""
+        found = self.blobs.get(digest)
+        return found if found is not None else self._fetch_stored(digest)
+
+    def _cell(self, key: str) -> Cell | None:
+        if key in self._overlay:
+            return self._overlay[key]
+        return self._data.get(key)
+
+    def _now(self, cell: Cell) -> bytes:
+        """The text of a value; with deltas, what encoding the read value gives."""
+        if not cell.deltas:
+            return bytes(cell.base)
+        return self._codec.encode(cells.read(cell, self._codec, self.fetch)).json
+
+    # --- writing ---
+
+    def put(self, key: str, value: Any) -> None:
+        """Give a key a value. Raises `UnencodableValue`."""
+        self._writable(key)
+        raw = Raw(self._encode(key, value))
+        self._objects.pop(key, None)
+        self._overlay[key] = Cell(raw)
+        self._effects[key] = [StatePut(key, raw)]
+
+    def delete(self, key: str) -> None:
+        """Remove a key. Raises `UnknownKey`."""
+        self._writable(key)
+        if self._cell(key) is None:
+            raise UnknownKey(f"the state has no {key!r}", hint=suggest(key, self.keys()))
+        self._objects.pop(key, None)
+        self._overlay[key] = None
+        self._effects[key] = [StateDeleted(key)] if key in self._data else []
+
+    def append(self, key: str, values: Sequence[Any]) -> None:
+        """Add items to the end of a list; a key that is not there starts as an empty one."""
+        cell = self._delta(key, list, "append to")
+        if cell is None:
+            self.put(key, list(values))
+            return
+        raw = Raw(self._encode(key, list(values)))
+        self._change(key, cell.with_delta(Delta("append", raw)), StateAppended(key, raw))
+
+    def merge(self, key: str, entries: Mapping[Any, Any]) -> None:
+        """Put entries into a mapping; a key that is not there starts as an empty one."""
+        cell = self._delta(key, dict, "merge into")
+        if cell is None:
+            self.put(key, dict(entries))
+            return
+        raw = Raw(self._encode(key, dict(entries)))
+        self._change(key, cell.with_delta(Delta("merge", raw)), StateMerged(key, raw))
+
+    def increment(self, key: str, by: float) -> None:
+        """Add to a number; a key that is not there starts at 0."""
+        if type(by) not in (int, float):
+            raise StateError(f"cannot increment state[{key!r}] by a {type(by).__name__}")
+        cell = self._delta(key, (int, float), "increment")
+        if cell is None:
+            self.put(key, by)
+            return
+        raw = Raw(self._encode(key, by))
+        self._change(key, cells.increment(cell, raw), StateIncremented(key, raw))
+
+    def _delta(self, key: str, kinds: type | tuple[type, ...], verb: str) -> Cell | None:
+        self._writable(key)
+        self._keep_object(key)
+        cell = self._cell(key)
+        if cell is not None:
+            value = self.get(key)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise StateError(f"cannot {verb} state[{key!r}]: it is a {type(value).__name__}")
+        return cell
+
+    def _change(self, key: str, cell: Cell, event: Effect) -> None:
+        self._objects.pop(key, None)
+        self._overlay[key] = cell
+        known = self._effects.setdefault(key, [])
+        last = known[-1] if known else None
+        if isinstance(last, StateAppended) and isinstance(event, StateAppended):
+            joined = b"%b,%b" % (bytes(last.values)[:-1], bytes(event.values)[1:])
+            if last.values != b"[]" and event.values != b"[]" and _plain_lists(last, event):
+                known[-1] = StateAppended(key, Raw(joined))
+                return
+        known.append(event)
+
+    def _encode(self, key: str, value: Any) -> bytes:
+        encoded = self._codec.encode(value, where=f"state[{key!r}]")
+        self.blobs.update(encoded.blobs)
+        return encoded.json
+
+    def _writable(self, key: str) -> None:
+        self.check_live()
+        if self.kind != "stage":
+            raise StateError(
+                f"the {self.kind} at {spell(*self.address)} may not change state[{key!r}]",
+                hint="only stages change the state; a stage before it could",
+            )
+        if type(cast("object", key)) is not str:
+            raise StateError(f"a state key is a str, not {key!r}")
+
+    # --- metrics ---
+
+    def metric(self, name: str, value: Any, step: int | None) -> None:
+        """Queue a metric. `value` is anything that `float` or `int` of the field takes."""
+        self.check_live()
+        if self.kind != "stage":
+            raise StateError(f"the {self.kind} at {spell(*self.address)} may not record metrics")
+        if not isinstance(cast("object", name), str):
+            raise StateError(f"a metric's name is a str, not {name!r}")
+        if type(value) not in (int, float):
+            value = _number(name, value)
+        if step is not None and type(step) is not int:
+            step = _step(name, step)
+        raw = Raw(self._codec.encode(value, where=f"metric {name!r}").json)
+        self.metrics.append(MetricRecorded(name, raw, step))
+
+
+def _plain_lists(*events: StateAppended) -> bool:
+    """Whether the values are JSON arrays, not references to blobs."""
+    return all(bytes(event.values[:1]) == b"[" for event in events)
+
+
+def _number(name: str, value: Any) -> int | float:
+    """A NumPy or torch scalar as a Python number."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError("a text")
+        plain = value.item() if hasattr(value, "item") else value
+        return plain if type(plain) in (int, float) else float(plain)
+    except (TypeError, ValueError) as error:
+        raise StateError(f"metric {name!r} is not a number: {value!r} ({error})") from None
+
+
+def _step(name: str, step: Any) -> int:
+    """A NumPy or torch integer as a Python one."""
+    try:
+        return operator.index(step)
+    except TypeError:
+        raise StateError(f"the step of metric {name!r} is an int, not {step!r}") from None

@@ -1,0 +1,49 @@
+"""Failures as text: what an exception was, without keeping the exception.
+
+Rules: frames of kitchen and of the event loop are left out, files in the project are named
+relative to the current folder, chained causes and groups are kept, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+
+import anyio
+
+from kitchen.errors import KitchenError
+from kitchen.machine.events import Failure
+
+_OURS = str(Path(__file__).resolve().parent.parent) + os.sep
+_ANYIO = str(Path(anyio.__file__).resolve().parent) + os.sep
+_LIMIT = 16_000
+
+
+def describe(error: BaseException) -> Failure:
+    """The exception as a `Failure`."""
+    told = traceback.TracebackException.from_exception(error)
+    _clean(told)
+    text = "".join(told.format())
+    if len(text) > _LIMIT:
+        text = f"{text[: _LIMIT // 2]}\n… {len(text) - _LIMIT} characters left out …\n{text[-_LIMIT // 2 :]}"
+    kind = type(error)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    if isinstance(error, KitchenError):
+        return Failure(name.removeprefix("kitchen.errors."), error.message, text, error.hint or "")
+    return Failure(name, str(error), text)
+
+
+def _clean(told: traceback.TracebackException) -> None:
+    here = os.getcwd() + os.sep
+    frames = [f for f in told.stack if not f.filename.startswith((_OURS, _ANYIO))]
+    for frame in frames:
+        frame.filename = frame.filename.removeprefix(here)
+    told.stack = traceback.StackSummary.from_list(frames)
+    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if other is not None:
+            _clean(other)

@@ -1,0 +1,272 @@
+"""Performing: one command in, one outcome out.
+
+Rules:
+
+1. Here, and in nothing else of the runner, user code is called.
+2. What user code raises becomes an outcome. Cancellation does not: it passes through.
+3. A sync stage body runs in a worker thread unless it was declared `thread=False`; so do `over`
+   and factories. A predicate runs inline: it is asked often and should look, not work.
+4. Before user code runs, the items of the loops around it are there, from the log if need be.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from anyio import to_thread
+
+from kitchen.errors import ItemsError, KitchenError, ResourceError, WorkflowError
+from kitchen.machine import commands as C
+from kitchen.machine.commands import Command, Input
+from kitchen.machine.events import Address, LoopEntered, RefItems
+from kitchen.machine.state import Cell
+from kitchen.runner import checkpoint, items, randomness
+from kitchen.runner.attempt import Attempt
+from kitchen.runner.context import Context
+from kitchen.runner.failure import describe
+from kitchen.runner.scope import Scope, config_untouched
+from kitchen.workflow.ir import ResourceNode, StageNode
+from kitchen.workflow.stage import Stage
+
+FEW = 1_000
+
+
+class Performed(NamedTuple):
+    """An outcome, and the blobs that its events will name."""
+
+    outcome: Input
+    blobs: Mapping[str, bytes]
+
+
+class Performer:
+    """Performs the commands of one execution."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self.running: Attempt | None = None
+        self._async: dict[str, bool] = {}
+        self._handlers: dict[type[Any], Callable[[Any], Any]] = {
+            C.RunStage: self._run_stage,
+            C.OpenLoop: self._open_loop,
+            C.EvaluateCondition: self._evaluate,
+            C.OpenResource: self._open_resource,
+            C.CloseResources: self._close,
+            C.SaveCheckpoint: self._save,
+        }
+
+    async def perform(self, command: Command) -> Performed:
+        """Carry the command out; what came of it."""
+        try:
+            return await self._handlers[type(command)](command)
+        except (Exception, SystemExit) as error:
+            return Performed(C.CommandFailed(command.address, describe(error)), {})
+
+    async def _run_stage(self, command: C.RunStage) -> Performed:
+        address, number = command
+        attempt = self._attempt(address, number)
+        attempt.touched |= await self._ensure_items(address)
+        node = self._scope.journal.program.nodes[address.path]
+        assert isinstance(node, StageNode)
+        if self._scope.workflow.ir.seed_globals:
+            randomness.seed_globals(randomness.derive(self._scope.seed, address))
+        self.running = attempt
+        try:
+            await self._call(address.path, attempt, node.options, thread=node.thread)
+            effects = attempt.effects()
+            self._check_config()
+        except (Exception, SystemExit) as error:
+            discarded = _discarded(attempt)
+            return Performed(C.StageRaised(address, number, describe(error), discarded), {})
+        finally:
+            attempt.seal()
+            self.running = None
+        touched, flushed = tuple(attempt.touched), tuple(attempt.flushed)
+        return Performed(
+            C.StageSucceeded(address, number, effects, touched, flushed), attempt.blobs
+        )
+
+    async def _evaluate(self, command: C.EvaluateCondition) -> Performed:
+        address = command.address
+        attempt = self._attempt(address, 0, "predicate")
+        attempt.touched |= await self._ensure_items(address)
+        answer = await self._sealed(address.path, attempt, thread=False)
+        if answer is None:
+            raise WorkflowError(
+                f"the predicate of {address} returned None",
+                hint="return True or False; is a `return` missing?",
+            )
+        touched = tuple(attempt.touched)
+        return Performed(C.ConditionAnswered(address, bool(answer), touched), {})
+
+    async def _open_loop(self, command: C.OpenLoop) -> Performed:
+        address = command.address
+        attempt = self._attempt(address, 0, "`over`")
+        attempt.touched |= await self._ensure_items(address)
+        collection = await self._ask_over(address, attempt)
+        record = partial(items.record, collection, self._scope.codec, address)
+        few = isinstance(collection, range) or len(collection) < FEW
+        recorded = record() if few else await to_thread.run_sync(record)
+        self._scope.items[address] = recorded.items
+        touched = tuple(attempt.touched)
+        return Performed(C.CollectionOpened(address, recorded.collection, touched), recorded.blobs)
+
+    async def _open_resource(self, command: C.OpenResource) -> Performed:
+        address, name = command
+        attempt = self._attempt(address, 0, "factory")
+        attempt.touched |= await self._ensure_items(address)
+        live = await self.open(name, address, attempt)
+        return Performed(C.ResourceReady(address, live, tuple(attempt.touched)), {})
+
+    async def open(self, name: str, address: Address, attempt: Attempt) -> bool:
+        """Call the factory and take what it gives; whether it is stateful."""
+        node = self._scope.journal.program.nodes[address.path]
+        assert isinstance(node, ResourceNode)
+        try:
+            made = await self._call(address.path, attempt, {}, thread=True, finish=False)
+            live = await self._scope.live.open(name, made, node.stateful)
+            self._check_untouched(attempt)
+            return live.stateful
+        except KitchenError:
+            raise
+        except Exception as error:
+            raise ResourceError(
+                f"the factory of resource {name!r} failed: {type(error).__name__}: {error}",
+                hint="mend the cause, then resume the run: it goes on here",
+            ) from error
+        finally:
+            attempt.seal()
+
+    async def _close(self, command: C.CloseResources) -> Performed:
+        await self._scope.live.close(command.names)
+        return Performed(C.BlockClosed(command.address), {})
+
+    async def _save(self, command: C.SaveCheckpoint) -> Performed:
+        return Performed(C.CheckpointWritten(command.address, await self.save()), {})
+
+    async def save(self) -> Any:
+        """Save what is unsaved; the manifests."""
+        scope = self._scope
+        names = scope.journal.state.unsaved
+        if not names:
+            return {}
+        return await to_thread.run_sync(checkpoint.save, names, scope.live, scope.journal)
+
+    # --- calling user code ---
+
+    def _attempt(
+        self,
+        address: Address,
+        number: int,
+        kind: str = "stage",
+        data: Mapping[str, Cell] | None = None,
+    ) -> Attempt:
+        scope = self._scope
+        seen = scope.journal.state.core.data if data is None else data
+        return Attempt(address, number, seen, scope.codec, scope.journal.fetch, kind)
+
+    def past_attempt(self, address: Address, seq: int, kind: str) -> Attempt:
+        """An attempt that sees the state as it was at a seq."""
+        return self._attempt(address, 0, kind, self._scope.journal.state_at(seq).core.data)
+
+    async def _sealed(self, path: str, attempt: Attempt, *, thread: bool) -> Any:
+        try:
+            result = await self._call(path, attempt, {}, thread=thread)
+            self._check_untouched(attempt)
+            return result
+        finally:
+            attempt.seal()
+
+    async def _call(
+        self,
+        path: str,
+        attempt: Attempt,
+        options: Mapping[str, Any],
+        *,
+        thread: bool,
+        finish: bool = True,
+    ) -> Any:
+        binding = self._scope.binding(path)
+        body: Any = binding.execute if isinstance(binding, Stage) else binding
+        ctx: Context[Any, Any] = Context(self._scope, attempt, options)
+        is_async = self._async.get(path)
+        if is_async is None:
+            is_async = self._async[path] = _is_async(body)
+        if is_async and finish:
+            return await body(ctx)
+        result = await to_thread.run_sync(body, ctx) if thread and not is_async else body(ctx)
+        return await result if finish and inspect.isawaitable(result) else result
+
+    async def _ask_over(self, address: Address, attempt: Attempt) -> Any:
+        try:
+            given = await self._call(address.path, attempt, {}, thread=True)
+            if hasattr(given, "__aiter__"):
+                raise ItemsError(
+                    f"the loop {address} got an async iterator",
+                    hint="`loop` takes a finite collection; gather it first: "
+                    "[item async for item in …]",
+                )
+            if isinstance(given, range | list | tuple):
+                taken = items.materialise(given, address)
+            else:  # a generator's body runs here, so the attempt is still open
+                taken = await to_thread.run_sync(items.materialise, given, address)
+            self._check_untouched(attempt)
+            return taken
+        finally:
+            attempt.seal()
+
+    def _check_untouched(self, attempt: Attempt) -> None:
+        """Raises where what may only look has changed the config, or an object of the state."""
+        attempt.effects()
+        self._check_config()
+
+    def _check_config(self) -> None:
+        if not config_untouched(self._scope):
+            raise WorkflowError(
+                "the config was changed in place",
+                hint="the config is a run's immutable input; what changes belongs into ctx.state",
+            )
+
+    # --- the items of the loops around ---
+
+    async def _ensure_items(self, address: Address) -> set[str]:
+        """Have the items of every loop around an address; what asking for them touched."""
+        scope = self._scope
+        touched: set[str] = set()
+        loops = scope.journal.program.loops.get(address.path, ())
+        for depth, path in enumerate(loops[: len(address.visit)]):
+            loop = Address(path, address.visit[:depth])
+            if loop not in scope.items:
+                scope.items[loop] = await self._recorded(loop, touched)
+        return touched
+
+    async def _recorded(self, loop: Address, touched: set[str]) -> Any:
+        scope = self._scope
+        entered = scope.journal.state.core.control.frames[loop].entered
+        (fact,) = scope.journal.facts(entered - 1, entered + 1)
+        assert isinstance(fact.event, LoopEntered)
+        collection = fact.event.items
+        kept = items.recorded_items(collection, scope.journal, scope.codec)
+        if kept is not None:
+            return kept
+        assert isinstance(collection, RefItems)
+        attempt = self.past_attempt(loop, entered - 1, "`over`")
+        again = await self._ask_over(loop, attempt)
+        items.check_again(again, collection, scope.journal, scope.codec, loop)
+        touched |= attempt.touched
+        return again
+
+
+def _discarded(attempt: Attempt) -> tuple[Any, ...]:
+    try:
+        return attempt.effects()
+    except Exception:  # what made the stage fail may make this fail too, and is told already
+        return ()
+
+
+def _is_async(body: Any) -> bool:
+    return inspect.iscoroutinefunction(getattr(body, "func", body)) or inspect.iscoroutinefunction(
+        getattr(body, "__call__", None)  # noqa: B004  (an object whose __call__ is async)
+    )

@@ -1,0 +1,160 @@
+"""Live resources: opened by a factory, reached through `ctx.resources`, closed in reverse.
+
+Rules:
+
+1. A live object never outlives the process and never enters the log. The log knows its name,
+   where it was opened, whether it is stateful, and the manifests of its checkpoints.
+2. Any access by user code touches, `peek` does not. What was touched is known to the attempt.
+3. A factory gives an object, an awaitable of one, or a context manager (plain or async), which
+   is entered and, when the resource is closed, left.
+4. Anything with `state_dict` and `load_state_dict` is stateful unless it was declared not to be.
+   One that has neither and was not declared `stateful=False` cannot be resumed: the first touch
+   warns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from anyio import to_thread
+
+from kitchen.errors import NotResumableWarning, ResourceError, UnknownResource
+from kitchen.runner.attempt import Attempt
+from kitchen.runner.config import suggest
+from kitchen.workflow.stage import Resource
+
+T = TypeVar("T")
+
+
+class Live:
+    """One open resource. `leave` closes it; `declared` is what `wf.resource` said of `stateful`."""
+
+    def __init__(self, name: str, value: Any, declared: bool | None) -> None:
+        self.name = name
+        self.value = value
+        self.leave: contextlib.AsyncExitStack | None = None
+        self.stateful = declared is not False and is_stateful(value)
+        self.warned = declared is not None or self.stateful
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether it follows PyTorch's `Stateful` protocol: `state_dict()` and `load_state_dict(d)`."""
+    return callable(getattr(value, "state_dict", None)) and callable(
+        getattr(value, "load_state_dict", None)
+    )
+
+
+class LiveResources:
+    """The open resources of one execution, in the order in which they were opened."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Live] = {}
+
+    async def open(self, name: str, made: Any, declared: bool | None) -> Live:
+        """Take what a factory returned as the resource `name`.
+
+        Raises `ResourceError` where it is declared stateful and is not.
+        """
+        stack = contextlib.AsyncExitStack()
+        value: Any = await made if inspect.isawaitable(made) else made
+        entered: Any = None
+        if inspect.isawaitable(made):
+            pass  # the awaited object itself is the resource, whatever else it can do
+        elif hasattr(value, "__aenter__") and hasattr(value, "__aexit__"):
+            entered = await stack.enter_async_context(value)
+        elif hasattr(value, "__enter__") and hasattr(value, "__exit__"):
+            # `@contextmanager` functions do their work on entry, so not on the event loop.
+            entered = await to_thread.run_sync(value.__enter__)
+            stack.push(value)
+        value = value if entered is None else entered
+        live = Live(name, value, declared)
+        live.leave = stack
+        self._open[name] = live
+        if declared is True and not live.stateful:
+            await self.close([name])
+            raise ResourceError(
+                f"resource {name!r} is declared stateful, but a "
+                f"{type(live.value).__name__} has no state_dict() and load_state_dict()",
+                hint="give it both, or declare stateful=False",
+            )
+        return live
+
+    def get(self, name: str) -> Live:
+        """An open resource. Raises `UnknownResource`."""
+        try:
+            return self._open[name]
+        except KeyError:
+            raise UnknownResource(
+                f"no resource {name!r} is open here",
+                hint=f"declare it with wf.resource before it is used; {suggest(name, self._open)}",
+            ) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._open
+
+    async def close(self, names: Iterable[str] | None = None) -> None:
+        """Close these (None: all), the last opened first. Every one is closed, whatever fails.
+
+        Raises the `ResourceError` of the first that failed.
+        """
+        wanted = set(self._open if names is None else names)
+        failed: ResourceError | None = None
+        for name in [name for name in reversed(self._open) if name in wanted]:
+            live = self._open.pop(name)
+            try:
+                if live.leave is not None:
+                    await live.leave.aclose()
+            except Exception as error:
+                failed = failed or _chained(f"resource {name!r} could not be closed", error)
+        if failed is not None:
+            raise failed
+
+
+def _chained(message: str, error: BaseException) -> ResourceError:
+    made = ResourceError(f"{message}: {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
+
+
+class Resources:
+    """`ctx.resources`: the open resources, as one attempt gets at them."""
+
+    __slots__ = ("_attempt", "_live")
+
+    def __init__(self, live: LiveResources, attempt: Attempt) -> None:
+        self._live = live
+        self._attempt = attempt
+
+    def __getitem__(self, key: Resource[T] | str) -> T:
+        """The live object. This touches it: what it held before is from here on not certain.
+
+        Raises `UnknownResource`.
+        """
+        live = self._get(key)
+        self._attempt.touched.add(live.name)
+        if not live.warned:
+            live.warned = True
+            warnings.warn(
+                f"resource {live.name!r} ({type(live.value).__name__}) has no state_dict() and "
+                "load_state_dict(): what it holds will be lost at a crash. Give it both, or "
+                "declare it with stateful=False if it holds nothing that matters.",
+                NotResumableWarning,
+                stacklevel=2,
+            )
+        return live.value
+
+    def peek(self, key: Resource[T] | str) -> T:
+        """The live object, for looking only: this does not touch it, so do not change it."""
+        return self._get(key).value
+
+    def __contains__(self, key: object) -> bool:
+        name = key.name if isinstance(key, Resource) else key
+        return isinstance(name, str) and name in self._live
+
+    def _get(self, key: Any) -> Live:
+        self._attempt.check_live()
+        return self._live.get(key.name if isinstance(key, Resource) else key)

@@ -1,0 +1,271 @@
+"""Running and resuming: who owns the run, what it is given, and the loop around it.
+
+Rules:
+
+1. The lock on the run is taken before any work, and held until the end.
+2. Everything that can be refused is refused before the first event: config, state type, adapters.
+3. Under a launcher of several ranks, rank 0 owns the run; the others are told so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from kitchen.errors import KitchenError, RunMismatch
+from kitchen.log.journal import Journal
+from kitchen.machine import commands as C
+from kitchen.machine.chart import compile_workflow
+from kitchen.machine.codec import Codec
+from kitchen.machine.commands import Command
+from kitchen.machine.events import Host, Raw, RunStarted
+from kitchen.ports.event_store import EventStore
+from kitchen.ports.observer import RunObserver
+from kitchen.runner import config as configs
+from kitchen.runner.loop import Execution, beside
+from kitchen.runner.resources import LiveResources
+from kitchen.runner.resume import open_journal, take_up
+from kitchen.runner.scope import Scope, clone, loop_variables
+from kitchen.runner.signals import can_listen, listen
+from kitchen.workflow import ir as IR
+from kitchen.workflow.definition import Workflow
+
+_VERSIONED = ("crucible-kitchen", "numpy", "torch", "msgspec")
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+class Options(NamedTuple):
+    """What `run` and `resume` share. `signals`: listen to SIGINT and SIGTERM."""
+
+    adapters: Mapping[str, Any] | None = None
+    observers: Sequence[RunObserver] = ()
+    signals: bool = True
+    quiet: bool = False
+
+
+def new_run_id(name: str) -> str:
+    """An id that sorts by time and is easy to say: `training-20260131-142501-3f9a`."""
+    now = datetime.now(UTC)
+    return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_rank() -> None:
+    """Raises `KitchenError` in a process that is not rank 0 of its launcher."""
+    for name in _RANKS:
+        rank = os.environ.get(name, "0")
+        if rank.isdigit() and int(rank) > 0:
+            raise KitchenError(
+                f"this process has {name}={rank}: rank 0 owns the run and its log",
+                hint="call kitchen.run on rank 0 only; let the other ranks serve its collectives",
+            )
+
+
+def this_host() -> Host:
+    """Where this process runs, and on what."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        if name in ("numpy", "torch") and name not in sys.modules:
+            continue
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Host(os.getpid(), socket.gethostname(), versions)
+
+
+async def start(
+    workflow: Workflow[Any, Any],
+    given: Any,
+    store: EventStore,
+    run_id: str,
+    seed: int,
+    options: Options,
+) -> Journal:
+    """Start a new run and drive it to its end.
+
+    Raises `ConfigError`, `RunExists`, `RunHeld`, `StoreError` before anything ran.
+    """
+    check_rank()
+    recorded = configs.record(configs.convert(given, workflow.config_type))
+    config = configs.restore(recorded, workflow.config_type)
+    with store.lease(run_id, note=workflow.name):
+        journal = Journal(store, run_id, compile_workflow(workflow.ir))
+        scope = _scope(workflow, journal, config, seed, options)
+        execution = Execution(scope, options.observers)
+        started = RunStarted(
+            workflow=workflow.name,
+            ir=Raw(IR.to_json(workflow.ir)),
+            fingerprint=workflow.fingerprint,
+            config=recorded,
+            state=_initial_state(workflow, scope.codec),
+            seed=seed,
+            locator=workflow.locator,
+            host=this_host(),
+        )
+
+        async def begin() -> Sequence[Command]:
+            return execution.step(C.Start(started))
+
+        await _drive(execution, options, begin)
+        return journal
+
+
+async def take_up_run(
+    workflow: Workflow[Any, Any],
+    store: EventStore,
+    run_id: str,
+    options: Options,
+    lease: AbstractContextManager[Any],
+) -> Journal:
+    """Resume a run and drive it to its end; a completed one is left as it is.
+
+    Raises `RunHeld` before any work, `WorkflowChanged`, `StoreError`.
+    """
+    check_rank()
+    with lease:
+        journal, changes = open_journal(store, run_id, workflow)
+        if journal.state.status == "completed":
+            return journal
+        begun = journal.state.started
+        assert begun is not None
+        config = configs.restore(begun.config, workflow.config_type)
+        scope = _scope(workflow, journal, config, begun.seed, options)
+        execution = Execution(scope, options.observers)
+
+        await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
+        return journal
+
+
+async def _drive(
+    execution: Execution, options: Options, begin: Callable[[], Awaitable[Iterable[Command]]]
+) -> None:
+    if options.signals and can_listen():
+        await beside(
+            partial(listen, execution, quiet=options.quiet), partial(execution.drive, begin)
+        )
+    else:
+        await execution.drive(begin)
+
+
+def _scope(
+    workflow: Workflow[Any, Any], journal: Journal, config: Any, seed: int, options: Options
+) -> Scope:
+    adapters = options.adapters
+    types = [t for t in (workflow.state_type,) if t is not None]
+    return Scope(
+        workflow=workflow,
+        journal=journal,
+        config=config,
+        pristine=clone(config),
+        codec=Codec.for_types(*types),
+        seed=seed,
+        adapters=workflow.adapters_for(config) if adapters is None else adapters,
+        live=LiveResources(),
+        fields=state_fields(workflow.state_type),
+        reserved=loop_variables(journal.program.loops),
+    )
+
+
+def state_fields(declared: type[Any] | None) -> dict[str, Any]:
+    """The fields of a declared state and their types; `Any` where msgspec cannot check one."""
+    if declared is None:
+        return {}
+    hints = _hints(declared)
+    return {name: hints.get(name, Any) for name in configs.field_names(declared)}
+
+
+def _hints(declared: type[Any]) -> dict[str, Any]:
+    import typing
+
+    hints = typing.get_type_hints(declared)
+    return {name: hint if _checkable(hint) else Any for name, hint in hints.items()}
+
+
+def _checkable(hint: Any) -> bool:
+    try:
+        known = msgspec.inspect.type_info(hint)
+    except Exception:
+        return False
+    return not isinstance(known, msgspec.inspect.CustomType) and "CustomType" not in repr(known)
+
+
+def _initial_state(workflow: Workflow[Any, Any], codec: Codec) -> dict[str, Raw]:
+    """The defaults of the declared state; fields without one are absent until they are put."""
+    declared = workflow.state_type
+    if declared is None:
+        return {}
+    state: dict[str, Raw] = {}
+    for name, value in _defaults(declared).items():
+        encoded = codec.encode(value, where=f"state[{name!r}]")
+        if encoded.blobs:
+            raise KitchenError(f"the default of state field {name!r} is larger than 64 KiB")
+        state[name] = Raw(encoded.json)
+    return state
+
+
+def _defaults(declared: type[Any]) -> dict[str, Any]:
+    import dataclasses
+
+    found: dict[str, Any] = {}
+    if issubclass(declared, msgspec.Struct):
+        for field in msgspec.structs.fields(declared):
+            if field.default is not msgspec.NODEFAULT:
+                found[field.encode_name] = field.default
+            elif field.default_factory is not msgspec.NODEFAULT:
+                found[field.encode_name] = field.default_factory()
+    else:
+        for item in dataclasses.fields(declared):
+            if item.default is not dataclasses.MISSING:
+                found[item.name] = item.default
+            elif item.default_factory is not dataclasses.MISSING:
+                found[item.name] = item.default_factory()
+    return found
+
+
+def check_same(
+    journal_started: RunStarted, workflow: Workflow[Any, Any], given: Any, seed: int
+) -> None:
+    """For `if_exists="resume"`: the run that is there must be the one that was asked for.
+
+    Raises `RunMismatch` naming the fields that differ.
+    """
+    if journal_started.workflow != workflow.name:
+        raise RunMismatch(
+            f"the run that is there is of workflow {journal_started.workflow!r}, not {workflow.name!r}",
+            hint="choose another run_id",
+        )
+    asked = configs.convert(given, workflow.config_type)
+    recorded = configs.restore(journal_started.config, workflow.config_type)
+    lines = [
+        f"  config.{name}: recorded {was!r}, asked for {now!r}"
+        for name, was, now in _field_pairs(recorded, asked)
+        if was != now
+    ]
+    if journal_started.seed != seed:
+        lines.append(f"  seed: recorded {journal_started.seed}, asked for {seed}")
+    if lines:
+        raise RunMismatch(
+            "the run that is there was started differently:\n" + "\n".join(lines),
+            hint="resume it with `kitchen resume`, or choose another run_id",
+        )
+
+
+def _field_pairs(recorded: Any, asked: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(recorded, Mapping):
+        before = dict(cast("Mapping[str, Any]", recorded))
+        after = dict(cast("Mapping[str, Any]", asked))
+        names = sorted(before.keys() | after.keys())
+        return [(name, before.get(name), after.get(name)) for name in names]
+    names = configs.field_names(cast("type[Any]", type(recorded)))
+    return [(name, getattr(recorded, name), getattr(asked, name)) for name in names]
