@@ -180,4 +180,7 @@ def _decode_plain(text: bytes, key: str | None, *, frozen: bool) -> Any:
         return value
     if text.find(b"[", 1) < 0 and text.find(b"{", 1) < 0:
         return frozen_list(value, key) if kind is list else frozen_dict(value, key)
-    return freeze(value, key)
+    try:
+        return freeze(value, key)
+    except RecursionError:
+        raise CorruptValue("a recorded value is nested too deep") from None

@@ -1,0 +1,5 @@
+"""`python -m kitchen`: the command line."""
+
+from kitchen.cli import main
+
+main()

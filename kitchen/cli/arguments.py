@@ -1,0 +1,165 @@
+"""The config on the command line: a TOML file, and `name=value` on top of it.
+
+Rules:
+
+1. `a.b=3` reaches into a nested table. Later ones win; a name that is a value and a table at
+   once is an error.
+2. Where the workflow declares a config type, a text goes to a field as it is, and msgspec
+   converts it to the field's type; only what is written as a list or a table, for a field that
+   can be one, is parsed first. Without a type, a value is read as JSON, then as TOML, and is
+   otherwise a str.
+3. Nothing is passed over: an unknown name is an error with the near match, nested ones included.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from msgspec import inspect
+
+from kitchen.errors import ConfigError
+from kitchen.runner.config import convert, suggest
+
+_OVERRIDE = re.compile(r"([^\W\d][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
+_NESTED = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
+
+
+def config_from(words: Sequence[str], declared: type | None) -> Any:
+    """The config that the words after `module:workflow` make.
+
+    Raises `ConfigError`.
+    """
+    file, overrides = _sorted_out(words)
+    given = read_toml(file) if file is not None else {}
+    shape = _shape(declared)
+    for name, text in overrides:
+        _put(given, name.split("."), _value(text, name, shape))
+    if shape is not None:
+        _check_names(given, shape, "")
+    return convert(given, declared, strict=False)
+
+
+def read_toml(file: str) -> dict[str, Any]:
+    """What a TOML file says.
+
+    Raises `ConfigError` where it is not there, not readable or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {file}", hint=f"looked in {Path.cwd()}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+def _sorted_out(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    files: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    for word in words:
+        match = _OVERRIDE.fullmatch(word)
+        if match is not None:
+            overrides.append((match[1], match[2]))
+        elif word.endswith(".toml"):
+            files.append(word)
+        else:
+            raise ConfigError(
+                f"{word!r} is neither name=value nor a .toml file",
+                hint="kitchen run module:workflow [config.toml] [name=value ...]",
+            )
+    if len(files) > 1:
+        raise ConfigError(
+            f"one config file is taken, and there are {len(files)}: {', '.join(files)}"
+        )
+    return (files[0] if files else None), overrides
+
+
+def _put(given: dict[str, Any], parts: list[str], value: Any) -> None:
+    table = given
+    for depth, part in enumerate(parts[:-1], 1):
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            name = ".".join(parts)
+            raise ConfigError(f"{name} is given, and {'.'.join(parts[:depth])} is a value already")
+        table = cast("dict[str, Any]", inner)
+    if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
+        # A text would replace a whole table without a word.
+        raise ConfigError(f"{'.'.join(parts)} is given a value, and it is a table already")
+    table[parts[-1]] = value
+
+
+def _value(text: str, name: str, shape: inspect.Type | None) -> Any:
+    expected = shape
+    for part in name.split("."):
+        expected = _inner(expected, part)
+    kinds = _kinds(expected)
+    if not kinds or any(isinstance(kind, inspect.AnyType) for kind in kinds):
+        return parse(text)
+    if text[:1] in ("[", "{") and not all(isinstance(kind, inspect.StrType) for kind in kinds):
+        return parse(text)
+    return text
+
+
+def parse(text: str) -> Any:
+    """A value without a type: JSON, else TOML, else the text itself."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        pass
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return found["value"] if len(found) == 1 else text
+
+
+def _shape(declared: type | None) -> inspect.Type | None:
+    """What is known of a config type; None where there is none, or msgspec cannot tell."""
+    if declared is None:
+        return None
+    try:
+        return inspect.type_info(declared)
+    except TypeError:
+        return None
+
+
+def _kinds(expected: inspect.Type | None) -> tuple[inspect.Type, ...]:
+    if isinstance(expected, inspect.UnionType):
+        return expected.types
+    return () if expected is None else (expected,)
+
+
+def _inner(expected: inspect.Type | None, part: str) -> inspect.Type | None:
+    for kind in _kinds(expected):
+        if isinstance(kind, _NESTED):
+            for field in kind.fields:
+                if field.encode_name == part:
+                    return field.type
+        if isinstance(kind, inspect.DictType):
+            return kind.value_type
+    return None
+
+
+def _check_names(given: Mapping[str, Any], shape: inspect.Type, where: str) -> None:
+    kinds = _kinds(shape)
+    if len([kind for kind in kinds if isinstance(kind, (*_NESTED, inspect.DictType))]) != 1:
+        return  # which of several is meant is msgspec's to say
+    for kind in kinds:
+        if isinstance(kind, _NESTED):
+            known = {field.encode_name: field.type for field in kind.fields}
+            tag: Any = getattr(kind, "tag_field", None)
+            for name, value in given.items():
+                if name == tag:
+                    continue
+                if name not in known:
+                    raise ConfigError(
+                        f"the config has no field {where + name!r}", hint=suggest(name, known)
+                    )
+                if isinstance(value, dict):
+                    _check_names(cast("dict[str, Any]", value), known[name], f"{where}{name}.")

@@ -1,0 +1,123 @@
+"""How a command ends: what is printed on stderr, and the exit code.
+
+Rules:
+
+1. The codes are those of the table in `kitchen.cli`. An error's class decides, and where the same
+   class can mean both, when it was raised: a store that cannot be opened is `StoreRefused`.
+2. An error of kitchen's is told without a traceback, and so is one of user code that got here
+   (an `adapters=` provider, say). `--debug` shows the traceback as well.
+3. A reader that has gone away (`| head`) is no error: the command ends quietly.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import click
+
+from kitchen.errors import (
+    ConfigError,
+    ForeignStore,
+    HistoryError,
+    KitchenError,
+    RunError,
+    RunExists,
+    RunInterrupted,
+    RunMismatch,
+    StoreError,
+    UnknownRun,
+    WorkflowError,
+)
+
+COMPLETED, FAILED, USAGE = 0, 1, 2
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+_OF_USAGE = (ConfigError, ForeignStore, RunExists, RunMismatch, UnknownRun, WorkflowError)
+_COMMAND = re.compile(r"\bkitchen (?:resume|show|log|state|verify)\b(?: (?!--)[^\s,;]+)?")
+
+
+class Usage(KitchenError, ValueError):
+    """What was asked for on the command line cannot be done as it was asked for."""
+
+
+class StoreRefused(StoreError):
+    """The store could not be opened."""
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that an error becomes."""
+    if isinstance(error, RunInterrupted):
+        return SIGNALS.get(error.signal, 130)
+    if isinstance(error, KeyboardInterrupt):
+        return SIGNALS["SIGINT"]
+    return USAGE if isinstance(error, (*_OF_USAGE, Usage, StoreRefused)) else FAILED
+
+
+@contextmanager
+def guarded(ctx: click.Context) -> Generator[None]:
+    """Tell what is raised inside, and exit with its code."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except BrokenPipeError:
+        mute_stdout()
+        raise click.exceptions.Exit(COMPLETED) from None
+    except KeyboardInterrupt as error:
+        click.echo(err=True)
+        raise click.exceptions.Exit(code_of(error)) from None
+    except Exception as error:
+        tell(ctx, error)
+        raise click.exceptions.Exit(code_of(error)) from None
+
+
+def tell(ctx: click.Context, error: Exception) -> None:
+    """Print an error on stderr."""
+    with suppress(OSError):
+        if wants_debug(ctx):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        label = "interrupted" if isinstance(error, RunInterrupted) else "error"
+        click.echo(f"{click.style(label, fg='red', bold=True)}: {_message(error)}", err=True)
+        hint = _hint(ctx, error)
+        if hint:
+            click.echo(f"  {click.style('hint', bold=True)}: {hint}", err=True)
+
+
+def wants_debug(ctx: click.Context) -> bool:
+    """Whether `--debug` was given, on either side of the command."""
+    return bool(ctx.meta.get("kitchen.debug"))
+
+
+def mute_stdout() -> None:
+    """Send what is still to be written to nowhere: its reader is gone."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _message(error: Exception) -> str:
+    return error.message if isinstance(error, KitchenError) else f"{type(error).__name__}: {error}"
+
+
+def _hint(ctx: click.Context, error: Exception) -> str | None:
+    if not isinstance(error, KitchenError):
+        return "run it again with --debug for the traceback"
+    hint = error.hint
+    if hint is None and isinstance(error, HistoryError):
+        hint = "kitchen verify tells what is wrong with the log"
+    if isinstance(error, RunError) and error.run is not None:
+        own = error.run.failure.hint if error.run.failure is not None else ""
+        todo = f"kitchen show {error.run.id}, then kitchen resume {error.run.id}"
+        hint = f"{own}\n  then: {todo}" if own and own == hint else todo
+    return in_this_store(ctx, hint) if hint else None
+
+
+def in_this_store(ctx: click.Context, text: str) -> str:
+    """The commands in a text, with the `--store` that this one was given."""
+    where = ctx.meta.get("kitchen.store")
+    return _COMMAND.sub(rf"\g<0> --store {where}", text) if where else text

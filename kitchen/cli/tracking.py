@@ -1,0 +1,165 @@
+"""What a display knows of a run that goes on: where it stands, its progress, its last metrics.
+
+Rules:
+
+1. Being told is cheap: it happens between two stages. What is drawn is worked out when it is drawn.
+2. Where the run stands is copied from the folded state, so rewinds and resumed loops need no
+   care here, and the thread that draws never reads what the run changes.
+3. A metric counts once its attempt is committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import click
+
+from kitchen.machine import events as E
+from kitchen.machine.cells import no_blobs
+from kitchen.machine.codec import Codec
+from kitchen.machine.events import Address, Fact
+from kitchen.machine.state import Frame, StageMemo, State
+from kitchen.ports.observer import RunObserver
+
+_CODEC = Codec()
+
+
+class Loop(NamedTuple):
+    """A loop being run."""
+
+    address: Address
+    frame: Frame
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return self.address.path.rpartition("/")[2]
+
+    @property
+    def depth(self) -> int:
+        """How many loops are around it."""
+        return len(self.address.visit)
+
+
+class Tracker:
+    """A `RunObserver` that keeps what a display shows."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.begun = time.monotonic()
+        self.seq = 0
+        self.loops: tuple[Loop, ...] = ()
+        self.stages: tuple[Address, ...] = ()
+        self.metrics: dict[str, Any] = {}
+        self.progress: dict[Address, tuple[float, float | None]] = {}
+        self._pending: dict[tuple[str, E.Visit, int], list[E.MetricRecorded]] = {}
+
+    def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
+        """Take note."""
+        self.run_id = run_id
+        self.seq = state.seq
+        control = state.core.control
+        self.loops = tuple(Loop(address, frame) for address, frame in control.frames.items())
+        self.stages = tuple(address for address, place in control.active.items() if place.open)
+        for fact in facts:
+            event = fact.event
+            if isinstance(event, E.MetricRecorded):
+                key = (fact.path, fact.visit, fact.attempt)
+                self._pending.setdefault(key, []).append(event)
+            elif isinstance(event, E.StageCompleted):
+                self.progress.pop(Address(fact.path, fact.visit), None)
+                for metric in self._pending.pop((fact.path, fact.visit, fact.attempt), ()):
+                    # put last, so that the newest metrics stand at the end
+                    self.metrics.pop(metric.name, None)
+                    self.metrics[metric.name] = metric.value
+            elif isinstance(event, E.RunRewound | E.StageFailed | E.StageInterrupted):
+                self._pending.clear()
+                self.progress.clear()
+
+    def on_progress(
+        self,
+        run_id: str,  # noqa: ARG002
+        address: Address,
+        done: float,
+        total: float | None,
+    ) -> None:
+        """Take note; from any thread."""
+        self.progress[address] = (done, total)
+
+    def spelled(self, address: Address) -> str:
+        """`epochs[2]/batches[17]/step`, for a place inside the loops being run."""
+        path = address.path
+        around = (loop.address.path for loop in sorted(self.loops, key=lambda loop: loop.depth))
+        return E.spell(*address, tuple(p for p in around if path == p or path.startswith(f"{p}/")))
+
+    def last_metrics(self, count: int) -> dict[str, Any]:
+        """The values of the metrics recorded last."""
+        names = list(self.metrics.copy().items())[-count:]
+        return {name: _CODEC.decode(raw, no_blobs) for name, raw in names}
+
+
+class Harmless:
+    """An observer around one that may fail: where it does, it is told once and not asked again."""
+
+    def __init__(self, inner: RunObserver) -> None:
+        self._inner: RunObserver | None = inner
+        self.seen = 0
+
+    def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
+        """Hand it on. `seen` is the seq that was told last."""
+        self.seen = state.seq
+        if self._inner is not None:
+            try:
+                self._inner.on_facts(run_id, facts, state)
+            except Exception as error:
+                self._give_up(error)
+
+    def on_progress(self, run_id: str, address: Address, done: float, total: float | None) -> None:
+        """Hand it on."""
+        if self._inner is not None:
+            try:
+                self._inner.on_progress(run_id, address, done, total)
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._inner = None
+        with suppress(OSError):
+            told = f"{type(error).__name__}: {error}"
+            click.echo(f"the display has failed, the run goes on: {told}", err=True)
+
+
+class Silence:
+    """The observer of `--quiet`."""
+
+    def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
+        """Say nothing."""
+
+    def on_progress(self, run_id: str, address: Address, done: float, total: float | None) -> None:
+        """Say nothing."""
+
+
+def resumed_line(run_id: str, facts: Sequence[Fact], state: State) -> str | None:
+    """What resuming did, in one line; None where these facts do not begin a resumption."""
+    resumed = next((fact.event for fact in facts if isinstance(fact.event, E.RunResumed)), None)
+    if resumed is None:
+        return None
+    before = state.seq - len(facts)
+    article = "an" if resumed.after[:1] in "aeiou" else "a"
+    told = f"resuming {run_id} after {article} {resumed.after} at seq {before}: "
+    rewound = next((fact.event for fact in facts if isinstance(fact.event, E.RunRewound)), None)
+    if rewound is None:
+        return told + "nothing was lost, going on from there"
+    saved = [state.core.resources[n].saved for n in rewound.touched if n in state.core.resources]
+    checkpoint = max((seq for seq in saved if seq is not None), default=None)
+    since = f"the checkpoint at {checkpoint}" if checkpoint else "it was opened"
+    again = sum(isinstance(known, StageMemo) for known in state.memo.values())
+    names, was = ", ".join(rewound.touched), "were" if len(rewound.touched) > 1 else "was"
+    stages = f"{again} stage{'' if again == 1 else 's'}"
+    return (
+        f"{told}rewound to seq {rewound.to} ({names} {was} touched since {since}), "
+        f"{stages} {'runs' if again == 1 else 'run'} again"
+    )
