@@ -34,8 +34,8 @@ from kitchen.log.journal import Journal
 from kitchen.log.reader import fact_of
 from kitchen.machine import cells
 from kitchen.machine.codec import Codec
+from kitchen.machine.codec.frozen import FrozenDict
 from kitchen.machine.events import Failure, RunStarted, spell
-from kitchen.machine.frozen import FrozenDict
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import config as configs

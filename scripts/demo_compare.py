@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from kitchen.machine.arrays import unpack_state
+from kitchen.machine.codec.arrays import unpack_state
 from kitchen.machine.events import CheckpointSaved, ConditionEvaluated, Manifest, spell
 
 if TYPE_CHECKING:

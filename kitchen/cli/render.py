@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from kitchen.machine.codec.frozen import Opaque
 from kitchen.machine.events import Visit, spell
-from kitchen.machine.frozen import Opaque
 
 _PLAIN = (str, int, bool, type(None))
 

@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from kitchen.errors import CorruptValue
 from kitchen.machine.codec import Codec
-from kitchen.machine.frozen import FrozenDict, FrozenList
+from kitchen.machine.codec.frozen import FrozenDict, FrozenList
 from kitchen.machine.state import Cell, Delta
 
 Fetch = Callable[[str], bytes]

@@ -15,7 +15,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -149,8 +149,10 @@ class _Draft:
             hint="this is a fault of kitchen; please report it with the log",
         )
 
-    def touch(self, names: Iterable[str], address: Address, attempt: int = 0) -> tuple[str, ...]:
+    def touch(self, names: Collection[str], address: Address, attempt: int = 0) -> tuple[str, ...]:
         """Tell first touches; the names among these that are stateful."""
+        if not names:
+            return ()
         resources = self.state.core.resources
         known = sorted(n for n in names if n in resources and resources[n].stateful)
         for name in known:

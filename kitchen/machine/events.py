@@ -35,12 +35,15 @@ class Address(NamedTuple):
 
 
 def spell(path: str, visit: Visit, loops: tuple[str, ...] | None = None) -> str:
-    """`epochs[2]/batches[17]/step`. Without `loops` (their paths), the visit is put last."""
+    """`epochs[2]/batches[17]/step`. Without `loops` (their paths), the visit is put last.
+
+    A visit with one index more than there are loops around is one of the node's own body.
+    """
     if not visit:
         return path
     if loops is None:
         return f"{path}[{','.join(map(str, visit))}]"
-    indices = dict(zip(loops, visit, strict=False))
+    indices = dict(zip((*loops, path), visit, strict=False))
     parts: list[str] = []
     prefix = ""
     for name in path.split("/"):

@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 
 from kitchen.errors import CorruptValue, ResourceError, UnencodableValue
-from kitchen.machine.arrays import Packed, pack_state, unpack_state
 from kitchen.machine.codec import BLOB_LIMIT, Codec, blob_digests
+from kitchen.machine.codec.arrays import Packed, pack_state, unpack_state
 
 
 def back(packed: Packed) -> Any:

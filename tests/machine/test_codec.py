@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
 from kitchen.machine.codec import BLOB_LIMIT, Codec, Encoded, blob_digests
-from kitchen.machine.frozen import FrozenDict, FrozenList, FrozenSet
+from kitchen.machine.codec.frozen import FrozenDict, FrozenList, FrozenSet
 
 CODEC = Codec()
 PLAIN: dict[type, type] = {FrozenList: list, FrozenDict: dict, FrozenSet: set}

@@ -10,15 +10,8 @@ from typing import Annotated, Any, Generic, NewType, TypeVar
 import msgspec
 import pytest
 
-from kitchen.machine.codec import (
-    BLOB_LIMIT,
-    Codec,
-    CorruptValue,
-    FrozenList,
-    Opaque,
-    UnencodableValue,
-    blob_digests,
-)
+from kitchen.errors import CorruptValue, UnencodableValue
+from kitchen.machine.codec import BLOB_LIMIT, Codec, FrozenList, Opaque, blob_digests
 
 T = TypeVar("T")
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kitchen.machine.arrays import pack_state, unpack_state
-from kitchen.machine.codec import Codec, CorruptValue, UnencodableValue
+from kitchen.errors import CorruptValue, UnencodableValue
+from kitchen.machine.codec import Codec
+from kitchen.machine.codec.arrays import pack_state, unpack_state
 
 CODEC = Codec()
 

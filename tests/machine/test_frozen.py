@@ -13,7 +13,7 @@ import pytest
 
 from kitchen.errors import FrozenValue
 from kitchen.machine.codec import Codec
-from kitchen.machine.frozen import FrozenDict, FrozenList, FrozenSet
+from kitchen.machine.codec.frozen import FrozenDict, FrozenList, FrozenSet
 
 CODEC = Codec()
 

@@ -32,10 +32,10 @@ from typing import Any, cast
 import msgspec
 
 from kitchen.errors import UnencodableValue
-from kitchen.machine.declared import field_names
-from kitchen.machine.frozen import FrozenDict, FrozenList, FrozenSet, Opaque
-from kitchen.machine.refusals import Refused, hint_for, kind_of, show_key, type_name
-from kitchen.machine.tensors import Leaf, Unfit, leaf_of, scalar_of
+from kitchen.machine.codec.declared import field_names
+from kitchen.machine.codec.frozen import FrozenDict, FrozenList, FrozenSet, Opaque
+from kitchen.machine.codec.refusals import Refused, hint_for, kind_of, show_key, type_name
+from kitchen.machine.codec.tensors import Leaf, Unfit, leaf_of, scalar_of
 
 BLOB_LIMIT = 64 * 1024
 MAX_DEPTH = 100  # levels of containers; far below what the recursion limit lets decode

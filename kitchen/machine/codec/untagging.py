@@ -27,8 +27,8 @@ from typing import Any, cast
 import msgspec
 
 from kitchen.errors import CorruptValue
-from kitchen.machine.declared import field_names
-from kitchen.machine.frozen import (
+from kitchen.machine.codec.declared import field_names
+from kitchen.machine.codec.frozen import (
     FrozenDict,
     FrozenList,
     FrozenSet,
@@ -36,14 +36,14 @@ from kitchen.machine.frozen import (
     frozen_dict,
     frozen_list,
 )
-from kitchen.machine.refusals import kind_of
-from kitchen.machine.tagging import (
+from kitchen.machine.codec.refusals import kind_of
+from kitchen.machine.codec.tagging import (
     DECIMAL_DIGITS,
     INT_HEX_DIGITS,
     MAX_DEPTH,
     ZONE_KEY,
 )
-from kitchen.machine.tensors import build_array, build_scalar, build_tensor
+from kitchen.machine.codec.tensors import build_array, build_scalar, build_tensor
 
 Fetch = Callable[[str], bytes]
 load: Callable[[bytes], Any] = msgspec.json.Decoder().decode

@@ -24,32 +24,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kitchen.errors import CorruptValue, UnencodableValue
-from kitchen.machine.declared import check_declarable, reachable
-from kitchen.machine.frozen import (
+from kitchen.errors import CorruptValue
+from kitchen.machine.codec.declared import check_declarable, reachable
+from kitchen.machine.codec.frozen import (
     FrozenDict,
     FrozenList,
-    FrozenSet,
-    Opaque,
     frozen_dict,
     frozen_list,
 )
-from kitchen.machine.refusals import kind_of
-from kitchen.machine.tagging import BLOB_LIMIT, MAX_DEPTH, PLAIN_INT, Tagger, dump, over_limit
-from kitchen.machine.untagging import Fetch, Untagger, freeze, inner_text, parse
-
-__all__ = [
-    "BLOB_LIMIT",
-    "Codec",
-    "CorruptValue",
-    "Encoded",
-    "FrozenDict",
-    "FrozenList",
-    "FrozenSet",
-    "Opaque",
-    "UnencodableValue",
-    "blob_digests",
-]
+from kitchen.machine.codec.refusals import kind_of
+from kitchen.machine.codec.tagging import BLOB_LIMIT, MAX_DEPTH, PLAIN_INT, Tagger, dump, over_limit
+from kitchen.machine.codec.untagging import Fetch, Untagger, freeze, inner_text, parse
 
 _NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
 _NO_TYPES: Mapping[str, type] = MappingProxyType({})

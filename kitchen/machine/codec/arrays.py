@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kitchen.errors import CorruptValue, ResourceError
-from kitchen.machine.refusals import kind_of
-from kitchen.machine.tagging import BLOB_LIMIT, Tagger, dump, over_limit
-from kitchen.machine.tensors import Leaf
-from kitchen.machine.untagging import Fetch, Untagger, inner_text, parse, read_blob
+from kitchen.machine.codec.refusals import kind_of
+from kitchen.machine.codec.tagging import BLOB_LIMIT, Tagger, dump, over_limit
+from kitchen.machine.codec.tensors import Leaf
+from kitchen.machine.codec.untagging import Fetch, Untagger, inner_text, parse, read_blob
 
 _INSTALL = 'pip install "crucible-kitchen[local]"'
 _SAFE_DTYPES = frozenset((
