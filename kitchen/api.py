@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -100,6 +101,7 @@ async def run_async(
     """`run` for a program that has an event loop already. Signals stay the host's by default."""
     if if_exists not in ("error", "resume"):
         raise ValueError(f'if_exists is "error" or "resume", not {if_exists!r}')
+    seed = operator.index(seed)
     _check_workflow(workflow)
     with opened(store, durability=durability) as events:
         name = run_id if run_id is not None else start.new_run_id(workflow.name)

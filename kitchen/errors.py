@@ -39,6 +39,8 @@ The tree::
         ├── ForeignStore                      not a store, or made by a newer version
         ├── CorruptStore                      damaged or edited
         └── BlobLost                          a large value is not where it should be
+
+and one warning, `NotResumableWarning` (UserWarning).
 """
 
 from __future__ import annotations

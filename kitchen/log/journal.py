@@ -77,12 +77,12 @@ class Journal(LogReader):
         return self.state
 
     def _cache(self, facts: Sequence[Fact]) -> None:
-        """Take a snapshot if it is time to. The memo is not kept in one, so not while there is one."""
+        """Take a snapshot if it is time to."""
         state = self.state
         pinned = False
         for fact in facts:
             pinned = pinned or type(fact.event) in _PINNING
-        if state.memo or not (pinned or state.seq - self._snapshot_at >= self._due):
+        if not (pinned or state.seq - self._snapshot_at >= self._due):
             return
         body = snapshot.dump(state)
         self._snapshot_at = state.seq

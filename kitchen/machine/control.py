@@ -86,7 +86,7 @@ def _attempt(program: Program, control: Control, fact: Fact, seq: int) -> tuple[
         stage = place is not None and "done" in program.moves[place.leaf]
         if place is None or not stage or place.open or fact.attempt != place.attempt + 1:
             raise illegal(program, control, fact, seq, "the next attempt of an active stage")
-        control.active[address] = Place(place.leaf, place.visit, fact.attempt, open=True)
+        control.active[address] = Place(place.leaf, place.visit, fact.attempt, True, seq)
         return ()
     place = open_attempt(program, control, fact, seq)
     if kind is E.StageCompleted:

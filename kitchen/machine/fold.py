@@ -171,7 +171,8 @@ def _touched(program: Program, state: State, fact: Fact, _recall: Recall) -> Non
     if known is None or not known.stateful:
         raise illegal(program, state.core.control, fact, state.seq, "an open, stateful resource")
     if state.core.cut is None:
-        state.core.cut = state.seq - 1
+        place = state.core.control.active.get(Address(fact.path, fact.visit))
+        state.core.cut = place.started if place is not None and place.open else state.seq - 1
     state.core.resources[event.name] = known._replace(touched=True)
 
 

@@ -11,8 +11,26 @@ import msgspec
 from msgspec import Raw
 
 from kitchen.errors import HistoryError
-from kitchen.machine.events import Address, RunStarted
-from kitchen.machine.state import Cell, Control, Core, Delta, Frame, Place, ResourceState, State
+from kitchen.machine.events import (
+    Address,
+    ConditionEvaluated,
+    LoopEntered,
+    RunStarted,
+    from_json,
+    to_json,
+)
+from kitchen.machine.state import (
+    Cell,
+    Control,
+    Core,
+    Delta,
+    Frame,
+    Place,
+    Remembered,
+    ResourceState,
+    StageMemo,
+    State,
+)
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -29,6 +47,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     incarnation: int
     rewound: int
     crashes: list[tuple[Address, int]]
+    memo: list[tuple[Address, str, Raw]] = []
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -36,7 +55,7 @@ _DECODER = msgspec.json.Decoder(_Snapshot)
 
 
 def dump(state: State) -> bytes:
-    """The state as bytes; its memo must be empty."""
+    """The state as bytes."""
     core = state.core
     return _ENCODER.encode(
         _Snapshot(
@@ -51,8 +70,24 @@ def dump(state: State) -> bytes:
             incarnation=state.incarnation,
             rewound=state.rewound,
             crashes=list(state.crashes.items()),
+            memo=[(address, *_told(known)) for address, known in state.memo.items()],
         )
     )
+
+
+def _told(known: Remembered) -> tuple[str, Raw]:
+    """What the memo knows of an address: the type of an event and its text, "" for a stage's."""
+    if isinstance(known, StageMemo):
+        return "", Raw(_ENCODER.encode(known.digests))
+    return type(known).__name__, Raw(to_json(known).encode())
+
+
+def _known(kind: str, text: Raw) -> Remembered:
+    if not kind:
+        return StageMemo(msgspec.json.decode(text, type=dict[str, str]))
+    event = from_json(kind, bytes(text))
+    assert isinstance(event, ConditionEvaluated | LoopEntered)
+    return event
 
 
 def load(body: bytes) -> State:
@@ -75,6 +110,6 @@ def load(body: bytes) -> State:
         Core(control, data, found.resources, found.cut),
         found.incarnation,
         found.rewound,
-        {},
+        {address: _known(kind, text) for address, kind, text in found.memo},
         dict(found.crashes),
     )

@@ -8,7 +8,8 @@ Rules:
 3. A value of the user is a `Cell`: the JSON text that was put, and the deltas since. Cells are
    persistent: a copy of the state shares them, and appending to one never changes another.
 4. `cut` is None while the state is *clean*: no stateful resource was touched since it was saved
-   or opened, so the head itself is the cut. The first touch fixes it at the seq before.
+   or opened, so the head itself is the cut. The first touch fixes it at the seq before,
+   or, for a stage, at the start of the attempt: its early metrics are superseded with it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ READY, ACTIVE = "ready", "running"
 
 
 class Place(NamedTuple):
-    """A token on a leaf. `open`: an attempt has started there and has not ended."""
+    """A token on a leaf. `open`: an attempt has started there, at `started`, and has not ended."""
 
     leaf: str
     visit: Visit
     attempt: int = 0
     open: bool = False
+    started: int = 0
 
 
 class Frame(NamedTuple):

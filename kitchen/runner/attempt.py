@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Raw
@@ -66,6 +66,7 @@ class Attempt:
         self._overlay: dict[str, Cell | None] = {}
         self._effects: dict[str, list[Effect]] = {}
         self._objects: dict[str, Any] = {}
+        self._fitting: dict[str, str] = {}  # the delta that a key's value is known to take
         self._sealed = False
 
     # --- its end ---
@@ -86,7 +87,8 @@ class Attempt:
         """The mutations, and the metrics not yet in the log, in that order."""
         for key in list(self._objects):
             self._keep_object(key)
-        return (*itertools.chain.from_iterable(self._effects.values()), *self.take_metrics())
+        mutations = map(_joined, self._effects.values())
+        return (*itertools.chain.from_iterable(mutations), *self.take_metrics())
 
     def _keep_object(self, key: str) -> None:
         """Record what was changed in place in an object that was read from the state."""
@@ -115,6 +117,7 @@ class Attempt:
 
     def has(self, key: str) -> bool:
         """Whether the state has the key."""
+        self.check_live()
         return self._cell(key) is not None
 
     def get(self, key: str) -> Any:
@@ -154,6 +157,7 @@ class Attempt:
         self._writable(key)
         raw = Raw(self._encode(key, value))
         self._objects.pop(key, None)
+        self._fitting.pop(key, None)
         self._overlay[key] = Cell(raw)
         self._effects[key] = [StatePut(key, raw)]
 
@@ -163,6 +167,7 @@ class Attempt:
         if self._cell(key) is None:
             raise UnknownKey(f"the state has no {key!r}", hint=suggest(key, self.keys()))
         self._objects.pop(key, None)
+        self._fitting.pop(key, None)
         self._overlay[key] = None
         self._effects[key] = [StateDeleted(key)] if key in self._data else []
 
@@ -171,6 +176,7 @@ class Attempt:
         cell = self._delta(key, list, "append to")
         if cell is None:
             self.put(key, list(values))
+        if cell is None or not values:
             return
         raw = Raw(self._encode(key, list(values)))
         self._change(key, cell.with_delta(Delta("append", raw)), StateAppended(key, raw))
@@ -180,6 +186,7 @@ class Attempt:
         cell = self._delta(key, dict, "merge into")
         if cell is None:
             self.put(key, dict(entries))
+        if cell is None or not entries:
             return
         raw = Raw(self._encode(key, dict(entries)))
         self._change(key, cell.with_delta(Delta("merge", raw)), StateMerged(key, raw))
@@ -199,23 +206,17 @@ class Attempt:
         self._writable(key)
         self._keep_object(key)
         cell = self._cell(key)
-        if cell is not None:
+        if cell is not None and self._fitting.get(key) != verb:
             value = self.get(key)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise StateError(f"cannot {verb} state[{key!r}]: it is a {type(value).__name__}")
+            self._fitting[key] = verb
         return cell
 
     def _change(self, key: str, cell: Cell, event: Effect) -> None:
         self._objects.pop(key, None)
         self._overlay[key] = cell
-        known = self._effects.setdefault(key, [])
-        last = known[-1] if known else None
-        if isinstance(last, StateAppended) and isinstance(event, StateAppended):
-            joined = b"%b,%b" % (bytes(last.values)[:-1], bytes(event.values)[1:])
-            if last.values != b"[]" and event.values != b"[]" and _plain_lists(last, event):
-                known[-1] = StateAppended(key, Raw(joined))
-                return
-        known.append(event)
+        self._effects.setdefault(key, []).append(event)
 
     def _encode(self, key: str, value: Any) -> bytes:
         encoded = self._codec.encode(value, where=f"state[{key!r}]")
@@ -229,8 +230,8 @@ class Attempt:
                 f"the {self.kind} at {spell(*self.address)} may not change state[{key!r}]",
                 hint="only stages change the state; a stage before it could",
             )
-        if type(cast("object", key)) is not str:
-            raise StateError(f"a state key is a str, not {key!r}")
+        if not _is_text(key):
+            raise StateError(f"a state key is a str that is valid Unicode, not {key!r}")
 
     # --- metrics ---
 
@@ -239,8 +240,8 @@ class Attempt:
         self.check_live()
         if self.kind != "stage":
             raise StateError(f"the {self.kind} at {spell(*self.address)} may not record metrics")
-        if not isinstance(cast("object", name), str):
-            raise StateError(f"a metric's name is a str, not {name!r}")
+        if not _is_text(name):
+            raise StateError(f"a metric's name is a str that is valid Unicode, not {name!r}")
         if type(value) not in (int, float):
             value = _number(name, value)
         if step is not None and type(step) is not int:
@@ -249,16 +250,33 @@ class Attempt:
         self.metrics.append(MetricRecorded(name, raw, step))
 
 
-def _plain_lists(*events: StateAppended) -> bool:
-    """Whether the values are JSON arrays, not references to blobs."""
-    return all(bytes(event.values[:1]) == b"[" for event in events)
+def _joined(events: list[Effect]) -> Iterator[Effect]:
+    """The mutations of one key, with neighbouring appends as one."""
+    for kind, group in itertools.groupby(events, type):
+        if kind is not StateAppended:
+            yield from group
+            continue
+        appended = cast("list[StateAppended]", list(group))
+        texts = [bytes(event.values) for event in appended]
+        if len(texts) == 1 or not all(text.startswith(b"[") for text in texts):
+            yield from appended  # some are references to blobs
+        else:
+            inner = b",".join(text[1:-1] for text in texts)
+            yield StateAppended(appended[0].key, Raw(b"[%b]" % inner))
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a str that a log can hold: without lone surrogates."""
+    return type(value) is str and (
+        value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    )
 
 
 def _number(name: str, value: Any) -> int | float:
     """A NumPy or torch scalar as a Python number."""
+    if isinstance(value, str | bytes):  # which `float` would read
+        raise StateError(f"metric {name!r} is not a number: {value!r}")
     try:
-        if isinstance(value, str | bytes):
-            raise TypeError("a text")
         plain = value.item() if hasattr(value, "item") else value
         return plain if type(plain) in (int, float) else float(plain)
     except (TypeError, ValueError) as error:

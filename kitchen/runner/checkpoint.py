@@ -5,7 +5,7 @@ Rules:
 1. `state_dict()` is called and written in a worker thread: saving never blocks the event loop.
 2. Everything is in blobs before `CheckpointSaved` is appended. A crash in between leaves blobs
    that nothing names, and the cut where it was.
-3. No pickle: `kitchen.machine.arrays` says what a state dict may hold.
+3. No pickle: `kitchen.machine.codec.arrays` says what a state dict may hold.
 4. What fails here is told with the resource's name and what to do.
 """
 
@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from kitchen.errors import BlobLost, KitchenError, ResourceError
 from kitchen.log.journal import Journal
-from kitchen.machine.arrays import pack_state, unpack_state
+from kitchen.machine.codec.arrays import pack_state, unpack_state
 from kitchen.machine.events import Manifest
 from kitchen.runner.resources import LiveResources
 

@@ -62,7 +62,12 @@ class ConfigMap(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConfigMap, (self._entries,)
+
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, ConfigMap):
+            return self._entries == other._entries
         if not isinstance(other, Mapping):
             return NotImplemented
         return self._entries == dict(cast("Mapping[str, Any]", other))
@@ -97,7 +102,7 @@ def convert(given: Any, declared: type[Any] | None, *, strict: bool = True) -> A
             )
         return ConfigMap(cast("Mapping[str, Any]", given))
     if isinstance(given, declared):
-        given = msgspec.to_builtins(cast("object", given), builtin_types=_EXACT)
+        given = _builtins(given)
     elif not isinstance(given, Mapping):
         raise ConfigError(
             f"the config is a {type(given).__name__}; expected {declared.__name__} or a mapping"
@@ -140,9 +145,7 @@ def record(config: Any) -> Raw:
     Raises `ConfigError` where reading it back would not give the same.
     """
     declared = None if isinstance(config, ConfigMap) else cast("type[Any]", type(config))
-    entries: Any = (
-        _plain(config) if declared is None else msgspec.to_builtins(config, builtin_types=_EXACT)
-    )
+    entries: Any = _plain(config) if declared is None else _builtins(config)
     try:
         encoded = _CODEC.encode(entries, where="config")
     except UnencodableValue as error:
@@ -153,12 +156,48 @@ def record(config: Any) -> Raw:
             hint="load large data in a stage; keep its path here",
         )
     raw = Raw(encoded.json)
-    if restore(raw, declared) != config:
+    again = restore(raw, declared)
+    if not same(again, config):
         raise ConfigError(
-            f"reading the config back gives {restore(raw, declared)!r}, not {config!r}",
+            f"reading the config back gives {again!r}, not {config!r}",
             hint="use field types that survive a trip through JSON",
         )
     return raw
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two configs, or two values in them, are equal; NaN is equal to itself here."""
+    if type(one) is float and type(other) is float:
+        return one == other or (one != one and other != other)  # noqa: PLR0124
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        before, after = cast("Mapping[Any, Any]", one), cast("Mapping[Any, Any]", other)
+        return before.keys() == after.keys() and all(same(before[k], after[k]) for k in before)
+    for kind in (list, tuple):
+        if isinstance(one, kind) and isinstance(other, kind):
+            firsts, seconds = cast("list[Any]", one), cast("list[Any]", other)
+            return len(firsts) == len(seconds) and all(map(same, firsts, seconds))
+    first, second = cast("tuple[Any, Any]", (one, other))
+    kept: Any = getattr(first, "__struct_fields__", None)
+    names: Any = kept if kept is not None else getattr(first, "__dataclass_fields__", None)
+    if names is not None and type(first) is type(second):
+        return all(same(getattr(first, name), getattr(second, name)) for name in names)
+    try:
+        return bool(first == second)
+    except ValueError:
+        raise ConfigError(
+            f"a {type(first).__name__} does not belong into a config",
+            hint="load large data in a stage; keep its path here",
+        ) from None
+
+
+def _builtins(config: Any) -> Any:
+    try:
+        return msgspec.to_builtins(config, builtin_types=_EXACT)
+    except TypeError as error:
+        raise ConfigError(
+            f"the config cannot be recorded: {error}",
+            hint="use field types that msgspec knows; a path, for one, as a str",
+        ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -173,11 +212,11 @@ def restore(raw: Raw, declared: type[Any] | None) -> Any:
 
     Raises `ConfigError` where the type has changed so that it does not fit any more.
     """
-    entries: Any = _CODEC.decode(raw, no_blobs)
+    entries: Any = _thawed(_CODEC.decode(raw, no_blobs))
     if declared is None:
         return ConfigMap(entries)
     try:
-        return msgspec.convert(_thawed(entries), declared)
+        return msgspec.convert(entries, declared)
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"the recorded config does not fit {declared.__name__} any more: "

@@ -139,7 +139,9 @@ class Context(Generic[ConfigT, StateT]):
     def increment(self, key: str, by: float = 1) -> None:
         """Add to a number in state."""
         self._check_key(key)
-        self._check_type(key, by)
+        before = self._attempt.get(key) if self._attempt.has(key) else 0
+        if isinstance(before, int | float) and isinstance(cast("object", by), int | float):
+            self._check_type(key, before + by)
         self._attempt.increment(key, by)
 
     def merge(self, key: str, entries: Mapping[Any, Any]) -> None:

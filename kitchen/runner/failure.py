@@ -6,6 +6,8 @@ relative to the current folder, chained causes and groups are kept, and nothing 
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import traceback
 from pathlib import Path
@@ -36,6 +38,17 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, KitchenError):
         return Failure(name.removeprefix("kitchen.errors."), error.message, text, error.hint or "")
     return Failure(name, str(error), text)
+
+
+def being_cancelled() -> bool:
+    """Whether the current task, on whatever event loop, has been asked to stop."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # another event loop than asyncio's
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _clean(told: traceback.TracebackException) -> None:

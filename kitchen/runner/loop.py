@@ -12,11 +12,13 @@ Rules:
 2. `step` does the first three without yielding, so that outcomes never interleave within it.
 3. A request to stop is honoured between two commands: what is unsaved is checkpointed, and
    `RunInterrupted` is the last event.
-4. However the loop ends, resources are closed, in reverse order.
+4. However the loop ends, resources are closed, in reverse order, by the task that opened them.
+   What fails at that, or in an observer, is logged: it must not hide how the run ended.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -25,6 +27,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from kitchen.errors import KitchenError
 from kitchen.machine import commands as C
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.decide import decide
@@ -32,6 +35,8 @@ from kitchen.machine.events import Address, Fact, LoopExited, RunRewound
 from kitchen.ports.observer import RunObserver
 from kitchen.runner.perform import Performer
 from kitchen.runner.scope import Scope
+
+_logger = logging.getLogger("kitchen.run")
 
 FLUSH_SECONDS = 0.5
 YIELD_SECONDS = 0.02
@@ -45,7 +50,7 @@ class Execution:
         self.scope = scope
         self.performer = Performer(scope)
         self.stop_signal: str | None = None
-        self._observers = observers
+        self._observers = list(observers)
         if observers:
             scope.on_progress = self._tell_progress
 
@@ -55,10 +60,19 @@ class Execution:
         decision = decide(journal.program, journal.state, given)
         if decision.facts:
             journal.write(decision.facts, blobs, decision.control)
-            self._forget(decision.facts)
-            for observer in self._observers:
-                observer.on_facts(journal.run, decision.facts, journal.state)
+            self._wrote(decision.facts)
         return decision.commands
+
+    def record(self, facts: Sequence[Fact]) -> None:
+        """Append and apply what nobody decided: a fact about the run itself."""
+        self.scope.journal.write(facts)
+        self._wrote(facts)
+
+    def _wrote(self, facts: Sequence[Fact]) -> None:
+        self._forget(facts)
+        if self._observers:
+            journal = self.scope.journal
+            self._tell(lambda who: who.on_facts(journal.run, facts, journal.state))
 
     async def drive(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
         """Begin, then perform commands until there are none left.
@@ -67,13 +81,18 @@ class Execution:
         """
 
         async def all_of_it() -> None:
-            await self._perform_all(deque(await begin()))
+            try:
+                await self._perform_all(deque(await begin()))
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await self._close_all()
+                raise
+            except BaseException:
+                await self._close_all()
+                raise
+            await self._close_all()
 
-        try:
-            await beside(self._flush_metrics, all_of_it)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self.scope.live.close()
+        await beside(self._flush_metrics, all_of_it)
 
     async def _perform_all(self, pending: deque[Command]) -> None:
         yielded = time.monotonic()
@@ -88,11 +107,20 @@ class Execution:
                 await anyio.lowlevel.checkpoint()
                 yielded = time.monotonic()
 
+    async def _close_all(self) -> None:
+        """Close what the run left open: all is closed by now, unless it ended before its end."""
+        try:
+            await self.scope.live.close()
+        except KitchenError:
+            _logger.exception("run %s: a resource could not be closed", self.scope.run_id)
+
     async def _interrupt(self, signal: str) -> None:
-        if self.scope.journal.state.dirty:
-            manifests = await self.performer.save()
-            self.step(C.CheckpointWritten(None, manifests))
-        self.step(C.Interrupt(signal))
+        try:
+            if self.scope.journal.state.dirty:
+                manifests = await self.performer.save()
+                self.step(C.CheckpointWritten(None, manifests))
+        finally:  # without the checkpoint the run is rewound when it is resumed
+            self.step(C.Interrupt(signal))
 
     async def _flush_metrics(self) -> None:
         """Have the metrics of a long stage in the log within a second."""
@@ -114,8 +142,18 @@ class Execution:
                 self.scope.items.clear()
 
     def _tell_progress(self, address: Address, done: float, total: float | None) -> None:
-        for observer in self._observers:
-            observer.on_progress(self.scope.run_id, address, done, total)
+        self._tell(lambda who: who.on_progress(self.scope.run_id, address, done, total))
+
+    def _tell(self, call: Callable[[RunObserver], None]) -> None:
+        """Tell every observer. One that raises is told nothing more."""
+        for observer in list(self._observers):
+            try:
+                call(observer)
+            except Exception:
+                self._observers.remove(observer)
+                _logger.exception(
+                    "run %s: observer %r failed and is dropped", self.scope.run_id, observer
+                )
 
 
 async def beside(

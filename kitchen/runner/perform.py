@@ -3,7 +3,8 @@
 Rules:
 
 1. Here, and in nothing else of the runner, user code is called.
-2. What user code raises becomes an outcome. Cancellation does not: it passes through.
+2. What user code raises becomes an outcome. Cancellation does not: it passes through, unless
+   nobody cancelled the run and a stage let an asyncio `CancelledError` of its own escape.
 3. A sync stage body runs in a worker thread unless it was declared `thread=False`; so do `over`
    and factories. A predicate runs inline: it is asked often and should look, not work.
 4. Before user code runs, the items of the loops around it are there, from the log if need be.
@@ -12,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import inspect
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from kitchen.machine.state import Cell
 from kitchen.runner import checkpoint, items, randomness
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.context import Context
-from kitchen.runner.failure import describe
+from kitchen.runner.failure import being_cancelled, describe
 from kitchen.runner.scope import Scope, config_untouched
 from kitchen.workflow.ir import ResourceNode, StageNode
 from kitchen.workflow.stage import Stage
@@ -67,7 +69,7 @@ class Performer:
     async def _run_stage(self, command: C.RunStage) -> Performed:
         address, number = command
         attempt = self._attempt(address, number)
-        attempt.touched |= await self._ensure_items(address)
+        attempt.touched |= await self.ensure_items(address)
         node = self._scope.journal.program.nodes[address.path]
         assert isinstance(node, StageNode)
         if self._scope.workflow.ir.seed_globals:
@@ -77,7 +79,9 @@ class Performer:
             await self._call(address.path, attempt, node.options, thread=node.thread)
             effects = attempt.effects()
             self._check_config()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, CancelledError) as error:
+            if isinstance(error, CancelledError) and being_cancelled():
+                raise
             discarded = _discarded(attempt)
             return Performed(C.StageRaised(address, number, describe(error), discarded), {})
         finally:
@@ -91,7 +95,7 @@ class Performer:
     async def _evaluate(self, command: C.EvaluateCondition) -> Performed:
         address = command.address
         attempt = self._attempt(address, 0, "predicate")
-        attempt.touched |= await self._ensure_items(address)
+        attempt.touched |= await self.ensure_items(address)
         answer = await self._sealed(address.path, attempt, thread=False)
         if answer is None:
             raise WorkflowError(
@@ -104,7 +108,7 @@ class Performer:
     async def _open_loop(self, command: C.OpenLoop) -> Performed:
         address = command.address
         attempt = self._attempt(address, 0, "`over`")
-        attempt.touched |= await self._ensure_items(address)
+        attempt.touched |= await self.ensure_items(address)
         collection = await self._ask_over(address, attempt)
         record = partial(items.record, collection, self._scope.codec, address)
         few = isinstance(collection, range) or len(collection) < FEW
@@ -116,7 +120,7 @@ class Performer:
     async def _open_resource(self, command: C.OpenResource) -> Performed:
         address, name = command
         attempt = self._attempt(address, 0, "factory")
-        attempt.touched |= await self._ensure_items(address)
+        attempt.touched |= await self.ensure_items(address)
         live = await self.open(name, address, attempt)
         return Performed(C.ResourceReady(address, live, tuple(attempt.touched)), {})
 
@@ -128,7 +132,6 @@ class Performer:
             made = await self._call(address.path, attempt, {}, thread=True, finish=False)
             live = await self._scope.live.open(name, made, node.stateful)
             self._check_untouched(attempt)
-            return live.stateful
         except KitchenError:
             raise
         except Exception as error:
@@ -138,6 +141,7 @@ class Performer:
             ) from error
         finally:
             attempt.seal()
+        return live.stateful
 
     async def _close(self, command: C.CloseResources) -> Performed:
         await self._scope.live.close(command.names)
@@ -196,7 +200,10 @@ class Performer:
             is_async = self._async[path] = _is_async(body)
         if is_async and finish:
             return await body(ctx)
-        result = await to_thread.run_sync(body, ctx) if thread and not is_async else body(ctx)
+        if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread
+            (result,) = await to_thread.run_sync(lambda: (body(ctx),))
+        else:
+            result = body(ctx)
         return await result if finish and inspect.isawaitable(result) else result
 
     async def _ask_over(self, address: Address, attempt: Attempt) -> Any:
@@ -231,7 +238,7 @@ class Performer:
 
     # --- the items of the loops around ---
 
-    async def _ensure_items(self, address: Address) -> set[str]:
+    async def ensure_items(self, address: Address) -> set[str]:
         """Have the items of every loop around an address; what asking for them touched."""
         scope = self._scope
         touched: set[str] = set()

@@ -27,7 +27,7 @@ from kitchen.machine.chart import compile_workflow
 from kitchen.machine.commands import Command
 from kitchen.machine.events import Address, Host
 from kitchen.machine.fold import apply
-from kitchen.machine.state import State
+from kitchen.machine.state import ResourceState, State
 from kitchen.ports.event_store import EventStore
 from kitchen.runner import checkpoint
 from kitchen.runner.failure import describe
@@ -45,9 +45,11 @@ def open_journal(
     Raises `WorkflowChanged` where the recorded history is not legal on it.
     """
     recorded = recorded_ir(store, run)
-    journal = Journal(store, run, compile_workflow(workflow.ir))
-    changes = differences(recorded, workflow.ir)
-    if IR.fingerprint(recorded) == workflow.fingerprint:
+    ended = store.latest(run, ["RunCompleted"]) is not None  # then today's workflow is no matter
+    ir = recorded if ended else workflow.ir
+    journal = Journal(store, run, compile_workflow(ir))
+    changes = differences(recorded, ir)
+    if IR.fingerprint(recorded) == journal.program.fingerprint:
         journal.load()
     else:
         _refold(journal, recorded)
@@ -81,7 +83,12 @@ def _told(store: EventStore, run: str, seq: int) -> str:
 def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
     """What differs between two versions of a workflow, node by node, in words."""
     before, after = dict(IR.walk(old)), dict(IR.walk(new))
-    told = [f"removed: {path}" for path in before if path not in after]
+    told = [
+        f"changed: {name} of the workflow"
+        for name in ("name", "seed_globals")
+        if getattr(old, name) != getattr(new, name)
+    ]
+    told += [f"removed: {path}" for path in before if path not in after]
     told += [f"added: {path}" for path in after if path not in before]
     for path in before.keys() & after.keys():
         was, now = before[path], after[path]
@@ -110,46 +117,46 @@ async def take_up(execution: Execution, host: Host, changes: tuple[str, ...]) ->
     if changes:
         program = scope.journal.program
         ir = E.Raw(IR.to_json(program.ir))
-        scope.journal.write([E.Fact(E.WorkflowChanged(ir, program.fingerprint, changes))])
+        execution.record([E.Fact(E.WorkflowChanged(ir, program.fingerprint, changes))])
     execution.step(C.Resume(host))
+    resources = list(scope.journal.state.core.resources.items())
+    used: set[str] = set()
+    at = Address("")
     try:
-        await _restore(execution)
-    except Exception as error:
-        where = getattr(error, "address", Address(""))
-        execution.step(C.CommandFailed(where, describe(error)))
+        for name, known in resources:
+            at = Address(known.path, known.visit)
+            used |= await _reopen(execution, name, known)
+            await _load(execution, name, known)
+        for name, known in resources:
+            if name in used:
+                at = Address(known.path, known.visit)
+                await _load(execution, name, known)
+    except (Exception, SystemExit) as error:
+        execution.step(C.CommandFailed(at, describe(error)))
         return ()
+    for name, known in resources:
+        execution.step(C.ResourceReturned(name, known.saved))
     return execution.step(C.Continue())
 
 
-async def _restore(execution: Execution) -> None:
-    """Open what the state says is open, each loaded before the next factory may look at it."""
-    scope = execution.scope
-    resources = scope.journal.state.core.resources
-    loaded: list[str] = []
-    used: set[str] = set()
-    for name, known in resources.items():
-        address = Address(known.path, known.visit)
-        attempt = execution.performer.past_attempt(address, known.opened - 1, "factory")
-        stateful = await execution.performer.open(name, address, attempt)
-        if known.stateful and not stateful:
-            raise NotResumable(
-                f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
-                hint="resume with the code that started the run",
-            )
-        used |= attempt.touched
-        if known.manifest is not None:
-            await _load(execution, name)
-            loaded.append(name)
-    for name in loaded:
-        if name in used:
-            await _load(execution, name)
-    for name, known in list(resources.items()):
-        execution.step(C.ResourceReturned(name, known.saved))
+async def _reopen(execution: Execution, name: str, known: ResourceState) -> set[str]:
+    """Call a factory again, with the state that it saw; the resources that it used."""
+    address = Address(known.path, known.visit)
+    attempt = execution.performer.past_attempt(address, known.opened - 1, "factory")
+    attempt.touched |= await execution.performer.ensure_items(address)
+    stateful = await execution.performer.open(name, address, attempt)
+    if known.stateful and not stateful:
+        raise NotResumable(
+            f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
+            hint="resume with the code that started the run",
+        )
+    return attempt.touched
 
 
-async def _load(execution: Execution, name: str) -> None:
-    scope = execution.scope
-    manifest = scope.journal.state.core.resources[name].manifest
-    assert manifest is not None
+async def _load(execution: Execution, name: str, known: ResourceState) -> None:
+    """Load what its last checkpoint holds, if there is one."""
+    scope, manifest = execution.scope, known.manifest
+    if manifest is None:
+        return
     live = scope.live.get(name).value
     await to_thread.run_sync(checkpoint.load, name, live, manifest, scope.journal)

@@ -6,7 +6,6 @@ and what the journal's state says. A scope belongs to one process and one run.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kitchen.log.journal import Journal
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import Address
+from kitchen.runner.config import same
 from kitchen.workflow.definition import Binding, Workflow
 
 if TYPE_CHECKING:
@@ -65,12 +65,4 @@ def loop_variables(loops: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str,
 
 def config_untouched(scope: Scope) -> bool:
     """Whether user code left the config as it was."""
-    return scope.pristine is None or scope.config == scope.pristine
-
-
-def clone(config: Any) -> Any:
-    """An independent copy of a declared config, or None where a config cannot be changed anyway."""
-    import copy
-
-    changeable = dataclasses.is_dataclass(config) or hasattr(config, "__struct_fields__")
-    return copy.deepcopy(config) if changeable else None
+    return scope.config == scope.pristine or same(scope.config, scope.pristine)

@@ -1,17 +1,18 @@
 """Ctrl-C and SIGTERM: the first asks the run to stop at the next boundary, the second ends it.
 
 Rules: only the main thread of the main interpreter can listen; elsewhere the host's own handling
-stays. Ending at once is safe, whatever was going on: the log is what counts.
+stays. The handlers are the interpreter's and not the event loop's, so that the second signal is
+heard while a stage keeps the loop busy; the host's are put back afterwards. Ending at once is
+safe, whatever was going on: the log is what counts.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-
-import anyio
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 
 from kitchen.runner.loop import Execution
 
@@ -23,16 +24,23 @@ def can_listen() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-async def listen(execution: Execution, *, quiet: bool = False) -> None:
-    """Handle signals until cancelled."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
-        async for number in received:
-            name = signal.Signals(number).name
-            if execution.stop_signal is not None:
-                os._exit(EXIT_CODES[name])
-            execution.stop_signal = name
-            if not quiet:
-                sys.stderr.write(
-                    f"\n{name}: stopping after the running stage; once more to end at once\n"
-                )
-                sys.stderr.flush()
+@contextmanager
+def listening(execution: Execution, *, quiet: bool = False) -> Generator[None]:
+    """Handle signals while inside."""
+
+    def heard(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        if execution.stop_signal is not None:
+            os._exit(EXIT_CODES[name])
+        execution.stop_signal = name
+        if not quiet:  # not through sys.stderr: a handler may interrupt a write to it
+            told = f"\n{name}: stopping after the running stage; once more to end at once\n"
+            with suppress(OSError):
+                os.write(2, told.encode())
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -9,21 +9,21 @@ Rules:
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from kitchen.errors import KitchenError, RunMismatch
+from kitchen.errors import KitchenError, RunMismatch, WorkflowError
 from kitchen.log.journal import Journal
 from kitchen.machine import commands as C
 from kitchen.machine.chart import compile_workflow
@@ -33,11 +33,11 @@ from kitchen.machine.events import Host, Raw, RunStarted
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import config as configs
-from kitchen.runner.loop import Execution, beside
+from kitchen.runner.loop import Execution
 from kitchen.runner.resources import LiveResources
 from kitchen.runner.resume import open_journal, take_up
-from kitchen.runner.scope import Scope, clone, loop_variables
-from kitchen.runner.signals import can_listen, listen
+from kitchen.runner.scope import Scope, loop_variables
+from kitchen.runner.signals import can_listen, listening
 from kitchen.workflow import ir as IR
 from kitchen.workflow.definition import Workflow
 
@@ -151,9 +151,8 @@ async def _drive(
     execution: Execution, options: Options, begin: Callable[[], Awaitable[Iterable[Command]]]
 ) -> None:
     if options.signals and can_listen():
-        await beside(
-            partial(listen, execution, quiet=options.quiet), partial(execution.drive, begin)
-        )
+        with listening(execution, quiet=options.quiet):
+            await execution.drive(begin)
     else:
         await execution.drive(begin)
 
@@ -167,7 +166,7 @@ def _scope(
         workflow=workflow,
         journal=journal,
         config=config,
-        pristine=clone(config),
+        pristine=copy.deepcopy(config),
         codec=Codec.for_types(*types),
         seed=seed,
         adapters=workflow.adapters_for(config) if adapters is None else adapters,
@@ -181,8 +180,22 @@ def state_fields(declared: type[Any] | None) -> dict[str, Any]:
     """The fields of a declared state and their types; `Any` where msgspec cannot check one."""
     if declared is None:
         return {}
-    hints = _hints(declared)
-    return {name: hints.get(name, Any) for name in configs.field_names(declared)}
+    fields = {name: hint for name, hint in _hints(declared).items() if name in _names(declared)}
+    for name in fields:
+        if hasattr(MutableMapping, name):
+            raise WorkflowError(
+                f"{declared.__name__} has a field {name!r}, but ctx.state.{name} is a method, as "
+                "ctx.state is a mapping",
+                hint="give the field another name",
+            )
+    return fields
+
+
+def _names(declared: type[Any]) -> set[str]:
+    """The fields by the names that attributes have, whatever they are renamed to in JSON."""
+    if issubclass(declared, msgspec.Struct):
+        return set(declared.__struct_fields__)
+    return set(configs.field_names(declared))
 
 
 def _hints(declared: type[Any]) -> dict[str, Any]:
@@ -221,9 +234,9 @@ def _defaults(declared: type[Any]) -> dict[str, Any]:
     if issubclass(declared, msgspec.Struct):
         for field in msgspec.structs.fields(declared):
             if field.default is not msgspec.NODEFAULT:
-                found[field.encode_name] = field.default
+                found[field.name] = field.default
             elif field.default_factory is not msgspec.NODEFAULT:
-                found[field.encode_name] = field.default_factory()
+                found[field.name] = field.default_factory()
     else:
         for item in dataclasses.fields(declared):
             if item.default is not dataclasses.MISSING:
@@ -250,7 +263,7 @@ def check_same(
     lines = [
         f"  config.{name}: recorded {was!r}, asked for {now!r}"
         for name, was, now in _field_pairs(recorded, asked)
-        if was != now
+        if not configs.same(was, now)
     ]
     if journal_started.seed != seed:
         lines.append(f"  seed: recorded {journal_started.seed}, asked for {seed}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kitchen
-from kitchen.machine.arrays import unpack_state
+from kitchen.machine.codec.arrays import unpack_state
 from kitchen.recipes.char_lm import CharLMState, CorpusChanged, char_lm
 from kitchen.runner.locate import workflow_at
 
