@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from weakref import finalize
 
 import anyio
@@ -24,6 +24,7 @@ from kitchen.adapters.event_store import StoreLike, opened
 from kitchen.errors import (
     HistoryError,
     KitchenError,
+    NotResumable,
     RunError,
     RunExists,
     RunInterrupted,
@@ -32,8 +33,9 @@ from kitchen.errors import (
 from kitchen.history.history import History
 from kitchen.history.metrics import Point, series
 from kitchen.log.journal import Journal
-from kitchen.log.reader import fact_of
+from kitchen.log.reader import fact_of, recorded_ir
 from kitchen.machine import cells
+from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
 from kitchen.machine.codec.frozen import FrozenDict
 from kitchen.machine.events import Failure, RunStarted, spell
@@ -110,12 +112,11 @@ async def run_async(
             if if_exists == "error":
                 raise RunExists(
                     f"there is a run {run_id!r} already",
-                    hint='resume it, choose another id, or say if_exists="resume"',
+                    hint='resume it, choose another id, or have it taken up: if_exists="resume"',
                 )
             start.check_same(_started(events, run_id), workflow, config, seed)
             return await _resumed(events, workflow, run_id, options)
-        journal = await start.start(workflow, config, events, name, seed, options)
-        return _ended(journal, workflow)
+        return _ended(await start.start(workflow, config, events, name, seed, options), workflow)
 
 
 async def resume_async(
@@ -136,7 +137,12 @@ async def resume_async(
         if isinstance(workflow, str):
             workflow = workflow_at(workflow)
         if workflow is None:
-            workflow = recorded_workflow(_started(events, run_id).locator, run_id)
+            try:
+                workflow = recorded_workflow(_started(events, run_id).locator, run_id)
+            except NotResumable:
+                if events.latest(run_id, ["RunCompleted"]) is None:
+                    raise
+                return _untyped(events, run_id)  # there is nothing to resume
         return await _resumed(events, workflow, run_id, options)
 
 
@@ -229,13 +235,13 @@ async def _resumed(
     events: EventStore, workflow: Workflow[C, S], run_id: str, options: start.Options
 ) -> Run[C, S]:
     lease = events.lease(run_id, note=workflow.name)
-    journal = await start.take_up_run(workflow, events, run_id, options, lease)
-    return _ended(journal, workflow)
+    return _ended(await start.take_up_run(workflow, events, run_id, options, lease), workflow)
 
 
-def _ended(journal: Journal, workflow: Workflow[C, S]) -> Run[C, S]:
+def _ended(ended: start.Ended, workflow: Workflow[C, S]) -> Run[C, S]:
     """The run, or the exception that carries it."""
-    made = _run(journal, workflow)
+    journal = ended.journal
+    made = _run(journal, workflow.config_type, workflow.state_type)
     if made.status == "failed":
         assert made.failure is not None
         where = _failed_at(journal)
@@ -244,7 +250,7 @@ def _ended(journal: Journal, workflow: Workflow[C, S]) -> Run[C, S]:
             f"run {made.id!r} failed at {where}\n  {told}",
             run=made,
             hint=made.failure.hint or f"kitchen show {made.id}, then kitchen resume {made.id}",
-        )
+        ) from ended.cause
     if made.status == "interrupted":
         raise RunInterrupted(
             f"run {made.id!r} was interrupted at seq {journal.state.seq}",
@@ -255,10 +261,9 @@ def _ended(journal: Journal, workflow: Workflow[C, S]) -> Run[C, S]:
     return made
 
 
-def _run(journal: Journal, workflow: Workflow[C, S]) -> Run[C, S]:
+def _run(journal: Journal, config_type: Any, declared: Any) -> Run[Any, Any]:
     begun = journal.state.started
     assert begun is not None
-    declared = workflow.state_type
     codec = Codec.for_types(*([declared] if declared is not None else []))
     data = journal.state.core.data
     values = {key: cells.read(cell, codec, journal.fetch, key) for key, cell in data.items()}
@@ -266,11 +271,18 @@ def _run(journal: Journal, workflow: Workflow[C, S]) -> Run[C, S]:
     return Run(
         id=journal.run,
         status=journal.state.status,
-        state=cast("S", RunState(values)),
-        config=configs.restore(begun.config, workflow.config_type),
+        state=RunState(values),
+        config=configs.restore(begun.config, config_type),
         metrics=series(journal.store, journal.run),
         failure=_last(journal, "RunFailed").failure if failed else None,
     )
+
+
+def _untyped(events: EventStore, run_id: str) -> Run[Any, Any]:
+    """A completed run whose code is not to be found: config and state are mappings."""
+    journal = Journal(events, run_id, compile_workflow(recorded_ir(events, run_id)))
+    journal.load()
+    return _run(journal, None, None)
 
 
 def _last(journal: Journal, type_name: str) -> Any:

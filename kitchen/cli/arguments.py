@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +23,10 @@ import msgspec
 from msgspec import inspect
 
 from kitchen.errors import ConfigError
-from kitchen.runner.config import convert, suggest
+from kitchen.runner.config import convert
+from kitchen.runner.declared import inner_shape, kinds_of, shape_of
 
 _OVERRIDE = re.compile(r"([^\W\d][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
-_NESTED = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
 
 
 def config_from(words: Sequence[str], declared: type | None) -> Any:
@@ -36,11 +36,9 @@ def config_from(words: Sequence[str], declared: type | None) -> Any:
     """
     file, overrides = _sorted_out(words)
     given = read_toml(file) if file is not None else {}
-    shape = _shape(declared)
+    shape = shape_of(declared)
     for name, text in overrides:
         _put(given, name.split("."), _value(text, name, shape))
-    if shape is not None:
-        _check_names(given, shape, "")
     return convert(given, declared, strict=False)
 
 
@@ -97,8 +95,8 @@ def _put(given: dict[str, Any], parts: list[str], value: Any) -> None:
 def _value(text: str, name: str, shape: inspect.Type | None) -> Any:
     expected = shape
     for part in name.split("."):
-        expected = _inner(expected, part)
-    kinds = _kinds(expected)
+        expected = inner_shape(expected, part)
+    kinds = kinds_of(expected)
     if not kinds or any(isinstance(kind, inspect.AnyType) for kind in kinds):
         return parse(text)
     if text[:1] in ("[", "{") and not all(isinstance(kind, inspect.StrType) for kind in kinds):
@@ -117,49 +115,3 @@ def parse(text: str) -> Any:
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return found["value"] if len(found) == 1 else text
-
-
-def _shape(declared: type | None) -> inspect.Type | None:
-    """What is known of a config type; None where there is none, or msgspec cannot tell."""
-    if declared is None:
-        return None
-    try:
-        return inspect.type_info(declared)
-    except TypeError:
-        return None
-
-
-def _kinds(expected: inspect.Type | None) -> tuple[inspect.Type, ...]:
-    if isinstance(expected, inspect.UnionType):
-        return expected.types
-    return () if expected is None else (expected,)
-
-
-def _inner(expected: inspect.Type | None, part: str) -> inspect.Type | None:
-    for kind in _kinds(expected):
-        if isinstance(kind, _NESTED):
-            for field in kind.fields:
-                if field.encode_name == part:
-                    return field.type
-        if isinstance(kind, inspect.DictType):
-            return kind.value_type
-    return None
-
-
-def _check_names(given: Mapping[str, Any], shape: inspect.Type, where: str) -> None:
-    kinds = _kinds(shape)
-    if len([kind for kind in kinds if isinstance(kind, (*_NESTED, inspect.DictType))]) != 1:
-        return  # which of several is meant is msgspec's to say
-    for kind in kinds:
-        if isinstance(kind, _NESTED):
-            known = {field.encode_name: field.type for field in kind.fields}
-            tag: Any = getattr(kind, "tag_field", None)
-            for name, value in given.items():
-                if name == tag:
-                    continue
-                if name not in known:
-                    raise ConfigError(
-                        f"the config has no field {where + name!r}", hint=suggest(name, known)
-                    )
-                if isinstance(value, dict):
-                    _check_names(cast("dict[str, Any]", value), known[name], f"{where}{name}.")

@@ -30,6 +30,8 @@ from kitchen.machine.events import (
 
 READY, ACTIVE = "ready", "running"
 
+_OBJECT = b'"struct"'  # the codec's mark of a declared object, also on texts that are in a blob
+
 
 class Place(NamedTuple):
     """A token on a leaf. `open`: an attempt has started there, at `started`, and has not ended."""
@@ -62,13 +64,14 @@ class Cell:
     `cache` is the reader's: how many deltas are in the decoded value, and that value.
     """
 
-    __slots__ = ("_deltas", "_length", "base", "cache")
+    __slots__ = ("_deltas", "_length", "_objects", "base", "cache")
 
     def __init__(self, base: Raw, deltas: list[Delta] | None = None, length: int = 0) -> None:
         self.base = base
         self._deltas = deltas
         self._length = length
         self.cache: tuple[int, Any] | None = None
+        self._objects: bool | None = None  # not yet looked
 
     @property
     def deltas(self) -> tuple[Delta, ...]:
@@ -87,7 +90,20 @@ class Cell:
         deltas.append(delta)
         cell = Cell(self.base, deltas, self._length + 1)
         cell.cache = self.cache
+        if self._objects is not None:
+            cell._objects = self._objects or _OBJECT in bytes(delta.values)
         return cell
+
+    def newest_kind(self) -> str | None:
+        """ "append" or "merge" if there are deltas: then the value is a list, or a mapping."""
+        return self._deltas[self._length - 1].kind if self._deltas and self._length else None
+
+    def holds_objects(self) -> bool:
+        """Whether there are objects of declared types in the value."""
+        if self._objects is None:
+            texts = (self.base, *(delta.values for delta in self.deltas))
+            self._objects = any(_OBJECT in bytes(text) for text in texts)
+        return self._objects
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cell):

@@ -36,9 +36,7 @@ from kitchen.machine.events import (
     spell,
 )
 from kitchen.machine.state import Cell, Delta
-from kitchen.runner.config import suggest
-
-_OBJECT_MARK = b'"struct"'
+from kitchen.runner.declared import suggest
 
 
 class Attempt:
@@ -66,7 +64,6 @@ class Attempt:
         self._overlay: dict[str, Cell | None] = {}
         self._effects: dict[str, list[Effect]] = {}
         self._objects: dict[str, Any] = {}
-        self._fitting: dict[str, str] = {}  # the delta that a key's value is known to take
         self._sealed = False
 
     # --- its end ---
@@ -83,8 +80,12 @@ class Attempt:
                 hint="await or join what you start inside a stage before the stage returns",
             )
 
-    def effects(self) -> tuple[Effect, ...]:
-        """The mutations, and the metrics not yet in the log, in that order."""
+    def finish(self) -> tuple[Effect, ...]:
+        """End the attempt; its mutations, and the metrics not yet in the log, in that order.
+
+        Raises `StateError` where what may only look has changed an object of the state.
+        """
+        self._sealed = True
         for key in list(self._objects):
             self._keep_object(key)
         mutations = map(_joined, self._effects.values())
@@ -95,8 +96,9 @@ class Attempt:
         cell = self._cell(key)
         if cell is not None and key in self._objects:
             value = self._objects[key]
-            if self._encode(key, value) != self._now(cell):
-                self.put(key, value)
+            if self._encode(key, value) != self._now(key, cell):
+                self._check_kind(key)
+                self._put(key, value)
 
     def take_metrics(self) -> tuple[MetricRecorded, ...]:
         """The metrics recorded since the last call."""
@@ -128,7 +130,7 @@ class Attempt:
             raise UnknownKey(f"the state has no {key!r}", hint=suggest(key, self.keys()))
         if key in self._objects:
             return self._objects[key]
-        if self._codec.types and _OBJECT_MARK in self._now(cell):
+        if self._codec.types and cell.holds_objects():
             fresh = Cell(cell.base, list(cell.deltas), len(cell.deltas))
             value = self._objects[key] = cells.read(fresh, self._codec, self.fetch, key)
             return value
@@ -144,20 +146,22 @@ class Attempt:
             return self._overlay[key]
         return self._data.get(key)
 
-    def _now(self, cell: Cell) -> bytes:
+    def _now(self, key: str, cell: Cell) -> bytes:
         """The text of a value; with deltas, what encoding the read value gives."""
         if not cell.deltas:
             return bytes(cell.base)
-        return self._codec.encode(cells.read(cell, self._codec, self.fetch)).json
+        return self._codec.encode(cells.read(cell, self._codec, self.fetch, key)).json
 
     # --- writing ---
 
     def put(self, key: str, value: Any) -> None:
         """Give a key a value. Raises `UnencodableValue`."""
         self._writable(key)
+        self._put(key, value)
+
+    def _put(self, key: str, value: Any) -> None:
         raw = Raw(self._encode(key, value))
         self._objects.pop(key, None)
-        self._fitting.pop(key, None)
         self._overlay[key] = Cell(raw)
         self._effects[key] = [StatePut(key, raw)]
 
@@ -167,7 +171,6 @@ class Attempt:
         if self._cell(key) is None:
             raise UnknownKey(f"the state has no {key!r}", hint=suggest(key, self.keys()))
         self._objects.pop(key, None)
-        self._fitting.pop(key, None)
         self._overlay[key] = None
         self._effects[key] = [StateDeleted(key)] if key in self._data else []
 
@@ -206,11 +209,10 @@ class Attempt:
         self._writable(key)
         self._keep_object(key)
         cell = self._cell(key)
-        if cell is not None and self._fitting.get(key) != verb:
+        if cell is not None and not _takes(cell, kinds):
             value = self.get(key)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise StateError(f"cannot {verb} state[{key!r}]: it is a {type(value).__name__}")
-            self._fitting[key] = verb
         return cell
 
     def _change(self, key: str, cell: Cell, event: Effect) -> None:
@@ -225,13 +227,16 @@ class Attempt:
 
     def _writable(self, key: str) -> None:
         self.check_live()
+        self._check_kind(key)
+        if not _is_text(key):
+            raise StateError(f"a state key is a str that is valid Unicode, not {key!r}")
+
+    def _check_kind(self, key: str) -> None:
         if self.kind != "stage":
             raise StateError(
                 f"the {self.kind} at {spell(*self.address)} may not change state[{key!r}]",
                 hint="only stages change the state; a stage before it could",
             )
-        if not _is_text(key):
-            raise StateError(f"a state key is a str that is valid Unicode, not {key!r}")
 
     # --- metrics ---
 
@@ -248,6 +253,17 @@ class Attempt:
             step = _step(name, step)
         raw = Raw(self._codec.encode(value, where=f"metric {name!r}").json)
         self.metrics.append(MetricRecorded(name, raw, step))
+
+
+def _takes(cell: Cell, kinds: type | tuple[type, ...]) -> bool:
+    """Whether the text alone shows that the value takes such a delta, without reading it."""
+    kind = cell.newest_kind()
+    if kind is not None:
+        return (list if kind == "append" else dict) is kinds
+    text = bytes(cell.base)[:4]
+    return (kinds is list and text[:1] == b"[") or (
+        kinds is dict and text[:1] == b"{" and text != b'{"$"'
+    )
 
 
 def _joined(events: list[Effect]) -> Iterator[Effect]:

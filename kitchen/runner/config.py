@@ -10,9 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -21,6 +19,7 @@ from msgspec import Raw
 from kitchen.errors import ConfigError, UnencodableValue, UnknownKey
 from kitchen.machine.cells import no_blobs
 from kitchen.machine.codec import Codec
+from kitchen.runner.declared import check_names, shape_of, suggest
 
 _CODEC = Codec()
 
@@ -28,22 +27,29 @@ _CODEC = Codec()
 class ConfigMap(Mapping[str, Any]):
     """A read-only mapping whose entries read as attributes too, nested ones included."""
 
-    __slots__ = ("_entries",)
-
-    def __init__(self, entries: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "_entries", dict(entries))
-
+    __slots__ = ("_entries", "_subject")
     if TYPE_CHECKING:
         _entries: dict[str, Any]
+        _subject: str
+
+    def __init__(self, entries: Mapping[str, Any], subject: str = "the config has") -> None:
+        object.__setattr__(self, "_entries", dict(entries))
+        object.__setattr__(self, "_subject", subject)
+
+    def plain(self) -> dict[str, Any]:
+        """The entries as a dict of one's own."""
+        return {key: _plain(value) for key, value in self._entries.items()}
 
     def __getitem__(self, key: str) -> Any:
         try:
             value = self._entries[key]
         except KeyError:
             raise UnknownKey(
-                f"the config has no {key!r}", hint=suggest(key, self._entries)
+                f"{self._subject} no {key!r}", hint=suggest(key, self._entries)
             ) from None
-        return ConfigMap(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return ConfigMap(cast("dict[str, Any]", value), self._subject)
+        return value
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("__"):
@@ -78,15 +84,6 @@ class ConfigMap(Mapping[str, Any]):
         return f"ConfigMap({self._entries!r})"
 
 
-def suggest(name: str, known: Any) -> str:
-    """The near matches of a name, or what there is."""
-    names = [str(key) for key in known]
-    near = get_close_matches(name, names, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"there are: {', '.join(names) or 'none'}"
-
-
 def convert(given: Any, declared: type[Any] | None, *, strict: bool = True) -> Any:
     """What the user gave, as the declared type or as a `ConfigMap`.
 
@@ -108,12 +105,7 @@ def convert(given: Any, declared: type[Any] | None, *, strict: bool = True) -> A
             f"the config is a {type(given).__name__}; expected {declared.__name__} or a mapping"
         )
     entries = cast("Mapping[str, Any]", given)
-    known = field_names(declared)
-    for key in entries:
-        if key not in known:
-            raise ConfigError(
-                f"{declared.__name__} has no field {key!r}", hint=suggest(str(key), known)
-            )
+    check_names(entries, shape_of(declared))
     try:
         return msgspec.convert(dict(entries), declared, strict=strict)
     except msgspec.ValidationError as error:
@@ -126,13 +118,6 @@ def _located(error: msgspec.ValidationError, declared: type[Any]) -> str:
     path = where.rstrip("`").removeprefix("$").lstrip(".")
     place = f"config.{path}" if path else f"config ({declared.__name__})"
     return f"{place}: {what[:1].lower()}{what[1:]}"
-
-
-def field_names(declared: type[Any]) -> list[str]:
-    """The fields of a Struct or a dataclass."""
-    if issubclass(declared, msgspec.Struct):
-        return [field.encode_name for field in msgspec.structs.fields(declared)]
-    return [field.name for field in dataclasses.fields(declared)]
 
 
 # What the codec keeps exactly is left as it is; the rest (enums, paths…) becomes built-ins.

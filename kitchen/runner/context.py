@@ -2,7 +2,8 @@
 
 Rules:
 
-1. A context belongs to one attempt and is sealed with it; then everything raises `StaleContext`.
+1. A context belongs to one attempt and is sealed with it; then everything that reads or changes
+   the run raises `StaleContext`. What never changes (config, adapters, ids, logger) still reads.
 2. What is read is what the log holds; what is written is recorded when the attempt is committed.
 3. A stage may write. Predicates, a loop's `over` and factories may read: state, config, items,
    resources, randomness.
@@ -15,13 +16,12 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, cast
 
-import msgspec
-
 from kitchen.errors import StateError, UnknownKey
 from kitchen.machine.events import Address, spell
 from kitchen.runner import randomness
 from kitchen.runner.attempt import Attempt
-from kitchen.runner.config import ConfigMap, suggest
+from kitchen.runner.config import ConfigMap
+from kitchen.runner.declared import fit, suggest
 from kitchen.runner.resources import Resources
 from kitchen.runner.scope import Scope
 
@@ -116,7 +116,7 @@ class Context(Generic[ConfigT, StateT]):
     @property
     def options(self) -> ConfigMap:
         """The stage's `options=`."""
-        return ConfigMap(self._options)
+        return ConfigMap(self._options, f"the options of {self.path} have")
 
     # --- state ---
 
@@ -132,23 +132,20 @@ class Context(Generic[ConfigT, StateT]):
     def extend(self, key: str, values: Iterable[Any]) -> None:
         """Add items to the end of a list in state, recorded as those items alone."""
         self._check_key(key)
-        given = list(values)
-        self._check_type(key, given)
-        self._attempt.append(key, given)
+        self._attempt.append(key, self._fit(key, list(values)))
 
     def increment(self, key: str, by: float = 1) -> None:
         """Add to a number in state."""
         self._check_key(key)
         before = self._attempt.get(key) if self._attempt.has(key) else 0
         if isinstance(before, int | float) and isinstance(cast("object", by), int | float):
-            self._check_type(key, before + by)
+            self._fit(key, before + by)
         self._attempt.increment(key, by)
 
     def merge(self, key: str, entries: Mapping[Any, Any]) -> None:
         """Put entries into a mapping in state, recorded as those entries alone."""
         self._check_key(key)
-        self._check_type(key, dict(entries))
-        self._attempt.merge(key, entries)
+        self._attempt.merge(key, self._fit(key, dict(entries)))
 
     def read_state(self, key: str) -> Any:
         """`ctx.state[key]`; the loop variables read as `<loop>_current` and `<loop>_index`."""
@@ -163,8 +160,9 @@ class Context(Generic[ConfigT, StateT]):
     def write_state(self, key: str, value: Any) -> None:
         """`ctx.state[key] = value`."""
         self._check_key(key)
-        self._check_type(key, value)
-        self._attempt.put(key, value)
+        if isinstance(value, ConfigMap):
+            value = value.plain()
+        self._attempt.put(key, self._fit(key, value))
 
     def delete_state(self, key: str) -> None:
         """`del ctx.state[key]`."""
@@ -192,17 +190,9 @@ class Context(Generic[ConfigT, StateT]):
         if self._scope.fields and key not in self._scope.fields:
             raise self._no_field(key)
 
-    def _check_type(self, key: str, value: Any) -> None:
-        """Whether a value, or what is added to one, fits the field's declared type."""
+    def _fit(self, key: str, value: Any) -> Any:
         declared = self._scope.fields.get(key)
-        if declared is None:
-            return
-        try:
-            msgspec.convert(value, declared)
-        except msgspec.ValidationError as error:
-            what, _, where = str(error).partition(" - at `$")
-            place = f"state.{key}{where.rstrip('`')}"
-            raise StateError(f"{place}: {what[:1].lower()}{what[1:]}") from None
+        return value if declared is None else fit(key, value, declared)
 
     def _no_field(self, key: str) -> UnknownKey:
         state_type: Any = self._scope.workflow.state_type

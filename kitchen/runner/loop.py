@@ -110,7 +110,7 @@ class Execution:
     async def _close_all(self) -> None:
         """Close what the run left open: all is closed by now, unless it ended before its end."""
         try:
-            await self.scope.live.close()
+            await self.scope.live.close(error=self.performer.failed)
         except KitchenError:
             _logger.exception("run %s: a resource could not be closed", self.scope.run_id)
 

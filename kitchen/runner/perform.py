@@ -49,6 +49,7 @@ class Performer:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.running: Attempt | None = None
+        self.failed: BaseException | None = None
         self._async: dict[str, bool] = {}
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             C.RunStage: self._run_stage,
@@ -64,6 +65,7 @@ class Performer:
         try:
             return await self._handlers[type(command)](command)
         except (Exception, SystemExit) as error:
+            self.failed = error
             return Performed(C.CommandFailed(command.address, describe(error)), {})
 
     async def _run_stage(self, command: C.RunStage) -> Performed:
@@ -77,11 +79,12 @@ class Performer:
         self.running = attempt
         try:
             await self._call(address.path, attempt, node.options, thread=node.thread)
-            effects = attempt.effects()
+            effects = attempt.finish()
             self._check_config()
         except (Exception, SystemExit, CancelledError) as error:
             if isinstance(error, CancelledError) and being_cancelled():
                 raise
+            self.failed = error
             discarded = _discarded(attempt)
             return Performed(C.StageRaised(address, number, describe(error), discarded), {})
         finally:
@@ -226,7 +229,7 @@ class Performer:
 
     def _check_untouched(self, attempt: Attempt) -> None:
         """Raises where what may only look has changed the config, or an object of the state."""
-        attempt.effects()
+        attempt.finish()
         self._check_config()
 
     def _check_config(self) -> None:
@@ -268,7 +271,7 @@ class Performer:
 
 def _discarded(attempt: Attempt) -> tuple[Any, ...]:
     try:
-        return attempt.effects()
+        return attempt.finish()
     except Exception:  # what made the stage fail may make this fail too, and is told already
         return ()
 

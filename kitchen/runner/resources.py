@@ -24,7 +24,7 @@ from anyio import to_thread
 
 from kitchen.errors import NotResumableWarning, ResourceError, UnknownResource
 from kitchen.runner.attempt import Attempt
-from kitchen.runner.config import suggest
+from kitchen.runner.declared import suggest
 from kitchen.workflow.stage import Resource
 
 T = TypeVar("T")
@@ -96,9 +96,12 @@ class LiveResources:
     def __contains__(self, name: str) -> bool:
         return name in self._open
 
-    async def close(self, names: Iterable[str] | None = None) -> None:
+    async def close(
+        self, names: Iterable[str] | None = None, *, error: BaseException | None = None
+    ) -> None:
         """Close these (None: all), the last opened first. Every one is closed, whatever fails.
 
+        `error`: what ended the run, if it failed; context managers are told, and cannot undo it.
         Raises the `ResourceError` of the first that failed.
         """
         wanted = set(self._open if names is None else names)
@@ -107,11 +110,21 @@ class LiveResources:
             live = self._open.pop(name)
             try:
                 if live.leave is not None:
-                    await live.leave.aclose()
-            except Exception as error:
-                failed = failed or _chained(f"resource {name!r} could not be closed", error)
+                    traceback = error.__traceback__ if error is not None else None
+                    await live.leave.__aexit__(type(error) if error else None, error, traceback)
+            except Exception as raised:
+                if not _is_or_holds(raised, error):
+                    failed = failed or _chained(f"resource {name!r} could not be closed", raised)
         if failed is not None:
             raise failed
+
+
+def _is_or_holds(raised: BaseException, error: BaseException | None) -> bool:
+    """Whether this is the error that a context manager was told, or a group around it."""
+    if isinstance(raised, BaseExceptionGroup):
+        group: Any = raised  # pyright: ignore[reportUnknownVariableType]
+        return any(_is_or_holds(inner, error) for inner in group.exceptions)
+    return raised is error
 
 
 def _chained(message: str, error: BaseException) -> ResourceError:

@@ -103,9 +103,13 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
 
 
 def _own(node: Any) -> dict[str, Any]:
-    """A node's own fields, without those of its children."""
+    """A node's own fields, without its children. A script is the same module under any name."""
     inner = {"then", "otherwise"} | ({"body"} if isinstance(node, IR.LoopNode) else set[str]())
-    return {name: getattr(node, name) for name in node.__struct_fields__ if name not in inner}
+    own = {name: getattr(node, name) for name in node.__struct_fields__ if name not in inner}
+    for name, value in own.items():
+        if isinstance(value, IR.CodeRef):
+            own[name] = (value.qualname, value.digest)
+    return own
 
 
 async def take_up(execution: Execution, host: Host, changes: tuple[str, ...]) -> Sequence[Command]:
@@ -132,6 +136,7 @@ async def take_up(execution: Execution, host: Host, changes: tuple[str, ...]) ->
                 at = Address(known.path, known.visit)
                 await _load(execution, name, known)
     except (Exception, SystemExit) as error:
+        execution.performer.failed = error
         execution.step(C.CommandFailed(at, describe(error)))
         return ()
     for name, known in resources:

@@ -15,15 +15,13 @@ import platform
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
-import msgspec
-
-from kitchen.errors import KitchenError, RunMismatch, WorkflowError
+from kitchen.errors import KitchenError, RunMismatch
 from kitchen.log.journal import Journal
 from kitchen.machine import commands as C
 from kitchen.machine.chart import compile_workflow
@@ -33,6 +31,7 @@ from kitchen.machine.events import Host, Raw, RunStarted
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import config as configs
+from kitchen.runner.declared import field_names, initial_state, state_fields
 from kitchen.runner.loop import Execution
 from kitchen.runner.resources import LiveResources
 from kitchen.runner.resume import open_journal, take_up
@@ -43,6 +42,13 @@ from kitchen.workflow.definition import Workflow
 
 _VERSIONED = ("crucible-kitchen", "numpy", "torch", "msgspec")
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+class Ended(NamedTuple):
+    """A run that this process is done with; `cause` is what made it fail, if it failed here."""
+
+    journal: Journal
+    cause: BaseException | None = None
 
 
 class Options(NamedTuple):
@@ -61,13 +67,19 @@ def new_run_id(name: str) -> str:
 
 
 def check_rank() -> None:
-    """Raises `KitchenError` in a process that is not rank 0 of its launcher."""
+    """Raises `KitchenError` in a process that is not rank 0 of its launcher.
+
+    `KITCHEN_ANY_RANK=1` says that every rank has a run of its own.
+    """
+    if os.environ.get("KITCHEN_ANY_RANK") == "1":
+        return
     for name in _RANKS:
         rank = os.environ.get(name, "0")
         if rank.isdigit() and int(rank) > 0:
             raise KitchenError(
                 f"this process has {name}={rank}: rank 0 owns the run and its log",
-                hint="call kitchen.run on rank 0 only; let the other ranks serve its collectives",
+                hint="call kitchen.run on rank 0 only, and let the other ranks serve its "
+                "collectives; or set KITCHEN_ANY_RANK=1 if each has a run of its own",
             )
 
 
@@ -91,7 +103,7 @@ async def start(
     run_id: str,
     seed: int,
     options: Options,
-) -> Journal:
+) -> Ended:
     """Start a new run and drive it to its end.
 
     Raises `ConfigError`, `RunExists`, `RunHeld`, `StoreError` before anything ran.
@@ -108,7 +120,7 @@ async def start(
             ir=Raw(IR.to_json(workflow.ir)),
             fingerprint=workflow.fingerprint,
             config=recorded,
-            state=_initial_state(workflow, scope.codec),
+            state=initial_state(workflow.state_type, scope.codec),
             seed=seed,
             locator=workflow.locator,
             host=this_host(),
@@ -118,7 +130,7 @@ async def start(
             return execution.step(C.Start(started))
 
         await _drive(execution, options, begin)
-        return journal
+        return Ended(journal, execution.performer.failed)
 
 
 async def take_up_run(
@@ -127,7 +139,7 @@ async def take_up_run(
     run_id: str,
     options: Options,
     lease: AbstractContextManager[Any],
-) -> Journal:
+) -> Ended:
     """Resume a run and drive it to its end; a completed one is left as it is.
 
     Raises `RunHeld` before any work, `WorkflowChanged`, `StoreError`.
@@ -136,7 +148,7 @@ async def take_up_run(
     with lease:
         journal, changes = open_journal(store, run_id, workflow)
         if journal.state.status == "completed":
-            return journal
+            return Ended(journal)
         begun = journal.state.started
         assert begun is not None
         config = configs.restore(begun.config, workflow.config_type)
@@ -144,7 +156,7 @@ async def take_up_run(
         execution = Execution(scope, options.observers)
 
         await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
-        return journal
+        return Ended(journal, execution.performer.failed)
 
 
 async def _drive(
@@ -162,6 +174,7 @@ def _scope(
 ) -> Scope:
     adapters = options.adapters
     types = [t for t in (workflow.state_type,) if t is not None]
+    reserved = loop_variables(journal.program.loops)
     return Scope(
         workflow=workflow,
         journal=journal,
@@ -171,79 +184,9 @@ def _scope(
         seed=seed,
         adapters=workflow.adapters_for(config) if adapters is None else adapters,
         live=LiveResources(),
-        fields=state_fields(workflow.state_type),
-        reserved=loop_variables(journal.program.loops),
+        fields=state_fields(workflow.state_type, reserved),
+        reserved=reserved,
     )
-
-
-def state_fields(declared: type[Any] | None) -> dict[str, Any]:
-    """The fields of a declared state and their types; `Any` where msgspec cannot check one."""
-    if declared is None:
-        return {}
-    fields = {name: hint for name, hint in _hints(declared).items() if name in _names(declared)}
-    for name in fields:
-        if hasattr(MutableMapping, name):
-            raise WorkflowError(
-                f"{declared.__name__} has a field {name!r}, but ctx.state.{name} is a method, as "
-                "ctx.state is a mapping",
-                hint="give the field another name",
-            )
-    return fields
-
-
-def _names(declared: type[Any]) -> set[str]:
-    """The fields by the names that attributes have, whatever they are renamed to in JSON."""
-    if issubclass(declared, msgspec.Struct):
-        return set(declared.__struct_fields__)
-    return set(configs.field_names(declared))
-
-
-def _hints(declared: type[Any]) -> dict[str, Any]:
-    import typing
-
-    hints = typing.get_type_hints(declared)
-    return {name: hint if _checkable(hint) else Any for name, hint in hints.items()}
-
-
-def _checkable(hint: Any) -> bool:
-    try:
-        known = msgspec.inspect.type_info(hint)
-    except Exception:
-        return False
-    return not isinstance(known, msgspec.inspect.CustomType) and "CustomType" not in repr(known)
-
-
-def _initial_state(workflow: Workflow[Any, Any], codec: Codec) -> dict[str, Raw]:
-    """The defaults of the declared state; fields without one are absent until they are put."""
-    declared = workflow.state_type
-    if declared is None:
-        return {}
-    state: dict[str, Raw] = {}
-    for name, value in _defaults(declared).items():
-        encoded = codec.encode(value, where=f"state[{name!r}]")
-        if encoded.blobs:
-            raise KitchenError(f"the default of state field {name!r} is larger than 64 KiB")
-        state[name] = Raw(encoded.json)
-    return state
-
-
-def _defaults(declared: type[Any]) -> dict[str, Any]:
-    import dataclasses
-
-    found: dict[str, Any] = {}
-    if issubclass(declared, msgspec.Struct):
-        for field in msgspec.structs.fields(declared):
-            if field.default is not msgspec.NODEFAULT:
-                found[field.name] = field.default
-            elif field.default_factory is not msgspec.NODEFAULT:
-                found[field.name] = field.default_factory()
-    else:
-        for item in dataclasses.fields(declared):
-            if item.default is not dataclasses.MISSING:
-                found[item.name] = item.default
-            elif item.default_factory is not dataclasses.MISSING:
-                found[item.name] = item.default_factory()
-    return found
 
 
 def check_same(
@@ -280,5 +223,5 @@ def _field_pairs(recorded: Any, asked: Any) -> list[tuple[str, Any, Any]]:
         after = dict(cast("Mapping[str, Any]", asked))
         names = sorted(before.keys() | after.keys())
         return [(name, before.get(name), after.get(name)) for name in names]
-    names = configs.field_names(cast("type[Any]", type(recorded)))
+    names = field_names(cast("type[Any]", type(recorded)))
     return [(name, getattr(recorded, name), getattr(asked, name)) for name in names]

@@ -132,7 +132,7 @@ def refused(given: Any, declared: Any) -> str:
         ({"optimiser": {"rate": "x"}}, Config, "config.optimiser.rate: expected `float`"),
         ({"layers": [1, None]}, Config, "config.layers[1]: expected `int`, got `null`"),
         ({"kind": "rmsprop"}, Config, "config.kind: invalid enum value"),
-        ({"epoch": 1}, Config, "Config has no field 'epoch'\n  hint: did you mean 'epochs'?"),
+        ({"epoch": 1}, Config, "the config has no field 'epoch'\n  hint: did you mean 'epochs'?"),
         ({}, Plain, "missing required field `epochs`"),
         (3, Config, "the config is a int; expected Config or a mapping"),
         (Config(), None, "declares no config type"),
@@ -207,3 +207,14 @@ def test_options_are_read_like_a_config() -> None:
     assert found == [(0.5, [1], 1)]
     assert told.type == "UnknownKey"
     assert told.hint == "did you mean 'scale'?"
+
+
+def test_unknown_names_are_found_in_nested_types_too() -> None:
+    class Model(msgspec.Struct):
+        width: int = 8
+
+    class Nested(msgspec.Struct):
+        model: Model = msgspec.field(default_factory=Model)
+
+    with pytest.raises(kitchen.ConfigError, match=r"(?s)no field 'model.widht'.*'width'"):
+        done(single(lambda ctx: None, config=Nested), {"model": {"widht": 3}})

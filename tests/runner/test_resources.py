@@ -192,11 +192,13 @@ async def test_closed_when_the_host_cancels() -> None:
 @asynccontextmanager
 async def with_a_task_group(ctx: Any) -> AsyncGenerator[str]:
     """As clients of remote services do: tasks live as long as the session."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(anyio.sleep_forever)
-        yield "session"
-        tasks.cancel_scope.cancel()
-    CLOSED.append("session")
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep_forever)
+            yield "session"
+            tasks.cancel_scope.cancel()
+    finally:
+        CLOSED.append("session")
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -215,6 +217,35 @@ async def test_a_resource_may_hold_a_task_group(fails: bool) -> None:
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
+
+
+class Transaction:
+    """Commits if it is left in peace, as a database's does."""
+
+    told: Any = "nothing yet"
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        Transaction.told = error
+        return True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_context_manager_is_told_that_the_run_failed_and_cannot_undo_it(fails: bool) -> None:
+    def body(ctx: Any) -> None:
+        if fails:
+            raise ValueError("boom")
+
+    workflow = with_one(lambda ctx: Transaction(), body)
+    if fails:
+        with pytest.raises(kitchen.RunError, match="boom"):
+            done(workflow)
+        assert isinstance(Transaction.told, ValueError)
+    else:
+        done(workflow)
+        assert Transaction.told is None
 
 
 def test_an_error_at_closing_fails_the_run_and_all_are_closed() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 import kitchen
 from kitchen.history.history import History
+from kitchen.machine import cells
 from store import MemoryStore
 from tests.runner.running import done, failure, flow, of_type, single, types
 
@@ -593,3 +594,82 @@ def test_reading_appends_nothing() -> None:
     store = MemoryStore()
     done(single(lambda ctx: (ctx.state.step, list(ctx.state.items())), state=State), store=store)
     assert types(store) == ["RunStarted", "StageStarted", "StageCompleted", "RunCompleted"]
+
+
+# --- small courtesies -----------------------------------------------------------------------------
+
+
+class Numbers(msgspec.Struct):
+    loss: float = 0.0
+    count: int = 0
+    history: list[float] = []
+
+
+def test_numpy_scalars_go_into_fields_of_python_numbers() -> None:
+    def body(ctx: Any) -> None:
+        ctx.state.loss = np.float32(0.5)
+        ctx.state.count = np.int64(3)
+
+    run = done(single(body, state=Numbers))
+    assert type(run.state.loss) is float
+    assert type(run.state.count) is int
+    with pytest.raises(kitchen.RunError, match=r"state\.count: expected `int`, got `float`"):
+        done(single(lambda ctx: setattr(ctx.state, "count", np.float64(0.5)), state=Numbers))
+
+
+def test_a_part_of_the_config_can_be_kept() -> None:
+    def body(ctx: Any) -> None:
+        ctx.state["model"] = ctx.config.model
+
+    run = done(single(body), {"model": {"layers": [1, 2], "of": {"k": 1}}})
+    assert run.state["model"] == {"layers": [1, 2], "of": {"k": 1}}
+
+
+def test_an_unknown_option_is_told_as_an_option() -> None:
+    with pytest.raises(kitchen.RunError, match="the options of s have no 'lenght'"):
+        done(single(lambda ctx: ctx.options.lenght, options={"length": 1}))
+
+
+def test_a_field_that_a_loop_variable_hides_is_refused() -> None:
+    class Hidden(msgspec.Struct):
+        epochs_index: int = 0
+
+    def build(wf: Any) -> None:
+        with wf.loop("epochs", over=lambda ctx: range(1)):
+            wf.stage("s", lambda ctx: None)
+
+    with pytest.raises(kitchen.WorkflowError, match="epochs_index is a loop variable"):
+        done(flow(build, state=Hidden))
+
+
+def test_frozen_values_of_declared_state_name_their_key() -> None:
+    def body(ctx: Any) -> None:
+        ctx.append("history", 1.0)
+        ctx.state.history.append(2.0)
+
+    with pytest.raises(kitchen.RunError, match="'history'"):
+        done(single(body, state=Numbers))
+
+
+def test_appending_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append to a long list must not decode the list."""
+
+    def body(ctx: Any) -> None:
+        def no_reading(*_: Any, **__: Any) -> Any:
+            raise AssertionError("read")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cells, "read", no_reading)
+            ctx.append("history", 1.0)
+            ctx.append("history", 2.0)
+
+    assert done(single(body, state=Numbers)).state.history == [1.0, 2.0]
+
+
+def test_the_error_of_a_failed_run_has_its_cause() -> None:
+    def body(ctx: Any) -> None:
+        raise ValueError("boom")
+
+    with pytest.raises(kitchen.RunError) as caught:
+        done(single(body))
+    assert isinstance(caught.value.__cause__, ValueError)
