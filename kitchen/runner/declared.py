@@ -52,6 +52,11 @@ def shape_of(declared: type[Any] | None) -> inspect.Type | None:
         return None
     try:
         return inspect.type_info(declared)
+    except NameError as error:
+        raise WorkflowError(
+            f"the annotations of {declared.__qualname__} do not resolve: {error}",
+            hint="define the types that they name at the top of a module",
+        ) from None
     except TypeError:
         return None
 
@@ -110,7 +115,7 @@ def state_fields(declared: type[Any] | None, reserved: Mapping[str, object]) -> 
     """
     if declared is None:
         return {}
-    hints = typing.get_type_hints(declared)
+    hints = typing.get_type_hints(declared)  # they resolve: the codec has seen them before
     fields = {name: _checkable(hints.get(name, Any)) for name in _attributes(declared)}
     for name in fields:
         if hasattr(MutableMapping, name) or name in reserved:

@@ -209,12 +209,27 @@ def test_options_are_read_like_a_config() -> None:
     assert told.hint == "did you mean 'scale'?"
 
 
+class Model(msgspec.Struct):
+    width: int = 8
+
+
+class Nested(msgspec.Struct):
+    model: Model = msgspec.field(default_factory=Model)
+
+
 def test_unknown_names_are_found_in_nested_types_too() -> None:
-    class Model(msgspec.Struct):
-        width: int = 8
-
-    class Nested(msgspec.Struct):
-        model: Model = msgspec.field(default_factory=Model)
-
     with pytest.raises(kitchen.ConfigError, match=r"(?s)no field 'model.widht'.*'width'"):
         done(single(lambda ctx: None, config=Nested), {"model": {"widht": 3}})
+
+
+def test_a_type_that_cannot_be_resolved_is_told() -> None:
+    class Local(msgspec.Struct):
+        value: int = 1
+
+    class Lost(msgspec.Struct):
+        local: Local | None = None
+
+    with pytest.raises(kitchen.WorkflowError, match="annotations of .*Lost do not resolve"):
+        done(single(lambda ctx: None, config=Lost))
+    with pytest.raises(kitchen.UnencodableValue, match="annotations of .*Lost do not resolve"):
+        done(single(lambda ctx: None, state=Lost))
