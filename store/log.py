@@ -99,7 +99,7 @@ class SqliteStore:
                     no = raw.execute(sql, (run, name, at)).lastrowid
                 except sqlite3.IntegrityError:
                     raise RunExists(run, str(self.path)) from None
-                assert no is not None  # noqa: S101
+                assert no is not None
                 values[0] = no << SHIFT
                 _insert(raw, values, len(events), fresh=True)
             self._reader.numbers[run] = no

@@ -69,6 +69,26 @@ def test_table_agrees_with_the_live_machine(ir: WorkflowIR, salt: int) -> None:
 
 
 @relaxed
+@given(irs, salts)
+def test_a_random_walk_goes_the_same_way_on_both(ir: WorkflowIR, salt: int) -> None:
+    """From the start, over legal triggers only: the live machine and the table never part."""
+    program, live = compile_workflow(ir), machine(ir)
+    rng = random.Random(salt)
+    model = Token()
+    here = "ready"
+    for _ in range(60):
+        own = {trigger: to for (leaf, trigger), to in program.table.items() if leaf == here}
+        if here in program.leaves:
+            own |= {t: to for (leaf, t), to in program.table.items() if leaf == RUNNING}
+        if not own:
+            break
+        trigger = rng.choice(sorted(own))
+        assert live.trigger_event(model, trigger)
+        (here,) = own[trigger]
+        assert str(model.state).removeprefix(f"{RUNNING}{SEPARATOR}") == here
+
+
+@relaxed
 @given(irs)
 def test_every_leaf_is_reachable_and_leads_on(ir: WorkflowIR) -> None:
     program = compile_workflow(ir)

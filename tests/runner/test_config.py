@@ -229,7 +229,7 @@ def test_a_type_that_cannot_be_resolved_is_told() -> None:
     class Lost(msgspec.Struct):
         local: Local | None = None
 
-    with pytest.raises(kitchen.WorkflowError, match="annotations of .*Lost do not resolve"):
+    with pytest.raises(kitchen.WorkflowError, match=r"annotations of .*Lost do not resolve"):
         done(single(lambda ctx: None, config=Lost))
-    with pytest.raises(kitchen.UnencodableValue, match="annotations of .*Lost do not resolve"):
+    with pytest.raises(kitchen.UnencodableValue, match=r"annotations of .*Lost do not resolve"):
         done(single(lambda ctx: None, state=Lost))
