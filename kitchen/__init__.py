@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kitchen import errors
 from kitchen import history as _history_package  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from kitchen.errors import (
+    ArgumentError,
     BlobLost,
     ConfigError,
     CorruptStore,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
     "BlobLost",
     "ConfigError",
     "Context",

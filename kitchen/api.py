@@ -10,19 +10,19 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import operator
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from weakref import finalize
 
 import anyio
 
 from kitchen.adapters.event_store import StoreLike, opened
 from kitchen.errors import (
-    HistoryError,
+    ArgumentError,
     KitchenError,
     NotResumable,
     RunError,
@@ -33,12 +33,12 @@ from kitchen.errors import (
 from kitchen.history.history import History
 from kitchen.history.metrics import Point, series
 from kitchen.log.journal import Journal
-from kitchen.log.reader import fact_of, recorded_ir
+from kitchen.log.reader import fact_of, recorded_ir, started
 from kitchen.machine import cells
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
 from kitchen.machine.codec.frozen import FrozenDict
-from kitchen.machine.events import Failure, RunStarted, spell
+from kitchen.machine.events import Failure, spell
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import config as configs
@@ -48,6 +48,9 @@ from kitchen.workflow.definition import Workflow
 
 C = TypeVar("C")
 S = TypeVar("S")
+
+
+_RUN_ID = re.compile(r"[^\W_][^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,199}")
 
 
 class RunState(FrozenDict):
@@ -100,23 +103,29 @@ async def run_async(
     signals: bool = False,
     quiet: bool = True,
 ) -> Run[C, S]:
-    """`run` for a program that has an event loop already. Signals stay the host's by default."""
-    if if_exists not in ("error", "resume"):
-        raise ValueError(f'if_exists is "error" or "resume", not {if_exists!r}')
-    seed = operator.index(seed)
-    _check_workflow(workflow)
+    """`run` for a program that has an event loop already. Signals stay the host's by default.
+
+    Raises what `run` raises.
+    """
+    _check_arguments(workflow, run_id, if_exists)
+    _durability(durability)
+    start.check_rank()
     with opened(store, durability=durability) as events:
+        if durability == "power":
+            events.use("power")  # a store that was open already may have been made for less
         name = run_id if run_id is not None else start.new_run_id(workflow.name)
         options = start.Options(adapters, observers, signals, quiet)
-        if run_id is not None and _exists(events, run_id):
-            if if_exists == "error":
-                raise RunExists(
-                    f"there is a run {run_id!r} already",
-                    hint='resume it, choose another id, or have it taken up: if_exists="resume"',
-                )
-            start.check_same(_started(events, run_id), workflow, config, seed)
-            return await _resumed(events, workflow, run_id, options)
-        return _ended(await start.start(workflow, config, events, name, seed, options), workflow)
+        with events.lease(name, note=workflow.name):
+            if run_id is not None and _exists(events, run_id):
+                if if_exists == "error":
+                    raise RunExists(
+                        f"there is a run {run_id!r} already",
+                        hint='resume it, choose another id, or have it taken up: if_exists="resume"',
+                    )
+                start.check_same(started(events, run_id), workflow, config, seed)
+                return _ended(await start.take_up_run(workflow, events, run_id, options), workflow)
+            ended = await start.start(workflow, config, events, name, seed, options)
+            return _ended(ended, workflow)
 
 
 async def resume_async(
@@ -125,25 +134,40 @@ async def resume_async(
     *,
     store: StoreLike = None,
     adapters: Mapping[str, Any] | None = None,
-    durability: str = "process",
+    durability: str | None = None,
     observers: Sequence[RunObserver] = (),
     signals: bool = False,
     quiet: bool = True,
 ) -> Run[Any, Any]:
-    """`resume` for a program that has an event loop already."""
-    with opened(store, durability=durability, create=False) as events:
+    """`resume` for a program that has an event loop already. Raises what `resume` raises."""
+    start.check_rank()
+    with opened(store, create=False) as events:
         events.run(run_id)
-        options = start.Options(adapters, observers, signals, quiet)
-        if isinstance(workflow, str):
-            workflow = workflow_at(workflow)
-        if workflow is None:
-            try:
-                workflow = recorded_workflow(_started(events, run_id).locator, run_id)
-            except NotResumable:
-                if events.latest(run_id, ["RunCompleted"]) is None:
-                    raise
-                return _untyped(events, run_id)  # there is nothing to resume
-        return await _resumed(events, workflow, run_id, options)
+        with events.lease(run_id):
+            recorded = started(events, run_id).durability
+            events.use(_durability(recorded if durability is None else durability))
+            found = _found(workflow, events, run_id)
+            if found is None:
+                return _untyped(events, run_id)
+            options = start.Options(adapters, observers, signals, quiet)
+            return _ended(await start.take_up_run(found, events, run_id, options), found)
+
+
+def _found(
+    workflow: Workflow[Any, Any] | str | None, events: EventStore, run_id: str
+) -> Workflow[Any, Any] | None:
+    """The code of a run; None where there is none, and none is needed: the run is completed."""
+    if isinstance(workflow, str):
+        return workflow_at(workflow)
+    if workflow is not None:
+        _check_arguments(workflow, run_id)
+        return workflow
+    try:
+        return recorded_workflow(started(events, run_id).locator, run_id)
+    except NotResumable:
+        if events.latest(run_id, ["RunCompleted"]) is None:
+            raise
+        return None
 
 
 def run(
@@ -165,8 +189,9 @@ def run(
     `if_exists="resume"`: a run of that id is taken up where it was left, so the same call is safe
     to repeat. `durability`: "process" survives kill -9, "power" also the loss of power.
 
-    Raises `RunError` if the run failed, `RunInterrupted` if it was interrupted (both with `.run`),
-    `ConfigError`, `RunExists`, `RunMismatch`, `RunHeld`, `StoreError` before anything ran.
+    Raises `RunError` if the run failed, `RunInterrupted` if it was interrupted (both with `.run`);
+    before anything ran `ArgumentError`, `ConfigError`, `RunExists`, `RunMismatch`, `RunHeld`,
+    `StoreError`.
     """
     _check_no_loop("run_async")
     return anyio.run(
@@ -193,14 +218,15 @@ def resume(
     *,
     store: StoreLike = None,
     adapters: Mapping[str, Any] | None = None,
-    durability: str = "process",
+    durability: str | None = None,
     observers: Sequence[RunObserver] = (),
 ) -> Run[Any, Any]:
     """Take up a run where it was left, and run it to its end. A completed one is returned as it is.
 
-    Without `workflow` (a `Workflow` or "module:name") the code is found by what the log recorded.
+    Without `workflow` (a `Workflow` or "module:name") the code is found by what the log recorded;
+    without `durability` it is what the run was started with.
 
-    Raises `RunError`, `RunInterrupted`, `UnknownRun`, `RunHeld`, `NotResumable`,
+    Raises `RunError`, `RunInterrupted`, `ArgumentError`, `UnknownRun`, `RunHeld`, `NotResumable`,
     `WorkflowChanged`, `StoreError`.
     """
     _check_no_loop("resume_async")
@@ -229,13 +255,6 @@ def open_history(run_id: str, *, store: StoreLike = None) -> History:
         raise
     finalize(past, stack.close)
     return past
-
-
-async def _resumed(
-    events: EventStore, workflow: Workflow[C, S], run_id: str, options: start.Options
-) -> Run[C, S]:
-    lease = events.lease(run_id, note=workflow.name)
-    return _ended(await start.take_up_run(workflow, events, run_id, options, lease), workflow)
 
 
 def _ended(ended: start.Ended, workflow: Workflow[C, S]) -> Run[C, S]:
@@ -295,15 +314,7 @@ def _failed_at(journal: Journal) -> str:
     record = journal.store.latest(journal.run, ["RunFailed"])
     assert record is not None
     loops = journal.program.loops.get(record.path)
-    return spell(record.path, record.visit, loops) or "its start"
-
-
-def _started(events: EventStore, run_id: str) -> RunStarted:
-    for record in events.read(run_id, until=1):
-        event = fact_of(record).event
-        if isinstance(event, RunStarted):
-            return event
-    raise HistoryError(f"the log of run {run_id!r} does not begin with RunStarted")
+    return spell(record.path, record.visit, loops) or "its start or its end"
 
 
 def _exists(events: EventStore, run_id: str) -> bool:
@@ -314,9 +325,24 @@ def _exists(events: EventStore, run_id: str) -> bool:
     return True
 
 
-def _check_workflow(workflow: object) -> None:
+def _check_arguments(workflow: object, run_id: object, if_exists: str = "error") -> None:
     if not isinstance(workflow, Workflow):
-        raise TypeError(f"expected a workflow, got {workflow!r}; did you forget @kitchen.workflow?")
+        raise ArgumentError(
+            f"expected a workflow, got {workflow!r}", hint="did you forget @kitchen.workflow?"
+        )
+    if if_exists not in ("error", "resume"):
+        raise ArgumentError(f'if_exists is "error" or "resume", not {if_exists!r}')
+    if run_id is not None and not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id)):
+        raise ArgumentError(
+            f"a run's id is a text of 1 to 200 printable characters, not {run_id!r}",
+            hint="leave it out, and one is made up",
+        )
+
+
+def _durability(word: str) -> Literal["process", "power"]:
+    if word not in ("process", "power"):
+        raise ArgumentError(f'durability is "process" or "power", not {word!r}')
+    return word
 
 
 def _check_no_loop(twin: str) -> None:

@@ -11,6 +11,7 @@ Rules:
 The tree::
 
     KitchenError
+    ├── ArgumentError (ValueError, TypeError) an argument of a verb that cannot be used
     ├── WorkflowError (ValueError)            a mistake in how a workflow is written
     │   └── UnknownWorkflow (LookupError)     module:name does not lead to a workflow
     ├── ConfigError (ValueError)              a config that does not fit its type
@@ -65,6 +66,10 @@ class KitchenError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ArgumentError(KitchenError, ValueError, TypeError):
+    """An argument of one of kitchen's verbs that cannot be used."""
 
 
 class WorkflowError(KitchenError, ValueError):

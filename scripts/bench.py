@@ -116,7 +116,7 @@ def fold_speed(folder: Path, steps: int, rounds: int) -> None:
 
             return State()
 
-        reader._nearest = fresh
+        reader.nearest = fresh
         speeds: list[float] = []
         for _ in range(rounds):
             begin = time.perf_counter()

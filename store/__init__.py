@@ -26,13 +26,14 @@ from store.lease import Lease
 from store.log import SqliteStore, open_store
 from store.memory import MemoryStore
 from store.protocol import BlobStore, EventStore
-from store.records import Finding, NewEvent, Owner, Record, RunInfo
+from store.records import Durability, Finding, NewEvent, Owner, Record, RunInfo
 
 __all__ = [
     "BlobCorrupt",
     "BlobMissing",
     "BlobStore",
     "CorruptLog",
+    "Durability",
     "EventStore",
     "FileBlobs",
     "Finding",

@@ -2,14 +2,18 @@
 
 Rules: a blob is complete or absent. Bytes go to a temporary name, are synced, and are renamed, so
 that a crash leaves at worst a temporary file, which the next opening removes once it is a day old.
-What is present is not written again, but its time is renewed, so that a collector that spares
-young blobs cannot take one which is about to be named. `get` always checks the hash. A digest is
-checked before it becomes part of a path.
+When `put` returns, the name is as durable as the bytes: the blob's folder, the one above it and the
+store's own are synced. That holds for what was present too, whose writer may have died before it
+synced them; a folder that has not changed since it was synced is not synced again. What is present
+is not written again, but its time is renewed, so that a collector that spares young blobs cannot
+take one which is about to be named. `get` always checks the hash. A digest is checked before it
+becomes part of a path.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 24 * 3600.0
+# what a file system says that does not sync folders, or lets us pass through one but not open it
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EROFS})
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
@@ -43,6 +49,8 @@ class FileBlobs:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
         self._count = 0
+        # folder -> when it had last changed, as of a moment before it was synced
+        self._synced: dict[Path, int] = {}
         if not read_only:
             self._sweep()
 
@@ -59,6 +67,7 @@ class FileBlobs:
             # a wrong size is a file that something else cut short: write it again
             if target.stat().st_size == size:
                 os.utime(target)
+                self._sync(target.parent)
                 return digest
         except FileNotFoundError:
             pass
@@ -71,7 +80,11 @@ class FileBlobs:
         self._count += 1
         temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{id(self):x}-{self._count}"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                if target.parent in self._synced:
+                    # somebody has removed it since: what we knew of it and those above is void
+                    self._synced.clear()
+                target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -82,9 +95,22 @@ class FileBlobs:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            _sync_folder(target.parent)
+            self._sync(target.parent)
         except OSError as error:
             raise from_os(error, target) from error
+
+    def _sync(self, folder: Path) -> None:
+        """Make durable what lies in the folder, and that the folder is there."""
+        changed = folder.stat().st_mtime_ns
+        before = self._synced.get(folder)
+        if before == changed:
+            return
+        _sync_folder(folder)
+        if before is None:
+            _sync_folder(self.root)
+            if not self._synced:
+                _sync_folder(self.root.parent)
+        self._synced[folder] = changed
 
     def get(self, digest: str, *, named_by: str = "") -> bytes:
         path = self.path(digest)
@@ -176,10 +202,12 @@ class MemoryBlobs:
 
 
 def _sync_folder(folder: Path) -> None:
-    # a rename is durable only once the folder is synced; some file systems refuse to
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

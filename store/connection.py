@@ -14,7 +14,7 @@ import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from store.errors import (
     StoreClosed,
@@ -25,13 +25,15 @@ from store.errors import (
     from_sqlite,
 )
 from store.filesystem import refuse_network
+from store.records import durability_of
 from store.schema import is_current, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-Durability = Literal["process", "power"]
+    from store.records import Durability
+
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 _RETRY_SECONDS = 0.003
 
@@ -40,10 +42,17 @@ class Gate:
     """The connection, its lock, and the translation of its errors."""
 
     def __init__(
-        self, raw: sqlite3.Connection, path: Path, *, read_only: bool, timeout: float
+        self,
+        raw: sqlite3.Connection,
+        path: Path,
+        *,
+        durability: Durability,
+        read_only: bool,
+        timeout: float,
     ) -> None:
         self.raw = raw
         self.path = path
+        self.durability: Durability = durability
         self.read_only = read_only
         self.timeout = timeout
         self.pid = os.getpid()
@@ -85,6 +94,16 @@ class Gate:
             except sqlite3.Error as error:
                 raise self.translated(error) from error
 
+    def use(self, durability: Durability) -> None:
+        durability = durability_of(durability)
+        with self.lock:
+            self.check()
+            try:
+                _set_durability(self.raw, durability)
+            except sqlite3.Error as error:
+                raise self.translated(error) from error
+            self.durability = durability
+
     def rollback(self) -> None:
         # SQLite has already rolled back after a full disk; a failing rollback hides the cause
         with suppress(sqlite3.Error):
@@ -106,8 +125,7 @@ def open_gate(
     path: Path, *, durability: Durability, create: bool, read_only: bool, timeout: float
 ) -> Gate:
     """Open `path` (absolute and real), creating or migrating it where that is needed."""
-    if durability not in _SYNCHRONOUS:
-        raise ValueError(f"durability is {durability!r}; expected 'process' or 'power'")
+    durability = durability_of(durability)
     _look_before(path, create=create and not read_only, read_only=read_only)
     raw = _connect(path, "ro" if read_only else "rwc" if create else "rw", timeout)
     try:
@@ -115,14 +133,18 @@ def open_gate(
             raw = _readable(raw, path, timeout)
         else:
             _make_current(raw, path, timeout)
-            raw.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+            _set_durability(raw, durability)
     except sqlite3.Error as error:
         raw.close()
         raise from_sqlite(error, path, timeout=timeout) from error
     except BaseException:
         raw.close()
         raise
-    return Gate(raw, path, read_only=read_only, timeout=timeout)
+    return Gate(raw, path, durability=durability, read_only=read_only, timeout=timeout)
+
+
+def _set_durability(raw: sqlite3.Connection, durability: Durability) -> None:
+    raw.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
 
 
 def _look_before(path: Path, *, create: bool, read_only: bool) -> None:

@@ -2,17 +2,18 @@
 
 Rules: SQLite's own check comes first. Text is read as bytes, so that even what is no UTF-8 is
 found by its chain instead of stopping the reader; what SQLite itself cannot read is a finding at
-the seq behind the last one that it could. Seals and snapshots are read before the events, so that
-a writer at work causes no finding.
+the seq behind the last one that it could. Seals, and which snapshot is the last, are read before
+the events, so that a writer at work causes no finding. Bodies of snapshots are read one at a time.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from store import verify
 from store.errors import CorruptLog, StoreError
-from store.records import Finding
-from store.verify import RawEvent, Sealed, Verifier
+from store.records import Finding, genesis
+from store.verify import RawEvent, RawSnapshot, Sealed, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,14 @@ _EVENTS = (
     "FROM events e LEFT JOIN types t ON t.id = e.type LEFT JOIN paths p ON p.id = e.path "
     "WHERE e.id > ? AND e.id <= ? ORDER BY e.id LIMIT ?"
 )
+_SNAPSHOT = (
+    "SELECT s.id, s.seq, e.chain, s.key, s.body, s.digest FROM snapshots s "
+    "LEFT JOIN events e ON e.id = (s.run << 32 | s.seq) AND s.seq > 0 "
+    "WHERE s.id = (SELECT min(id) FROM snapshots WHERE run = ? AND id > ?)"
+)
+_SEAL = "SELECT sealed_seq, sealed_chain FROM runs WHERE no = ?"
+_HEAD = "SELECT max(id) FROM events WHERE id > ? AND id <= ?"
+_CHAIN = "SELECT chain FROM events WHERE id = ?"
 _STRAY = (
     "SELECT id >> 32, count(*) FROM events WHERE NOT EXISTS "
     "(SELECT 1 FROM runs WHERE no = id >> 32) GROUP BY 1"
@@ -51,9 +60,32 @@ def inspect(gate: Gate, blobs: FileBlobs, run: str | None) -> list[Finding]:
     for no, name, seq, chain, snapshot in runs:
         trouble: list[Finding] = []
         sealed = Sealed(seq, chain or b"", snapshot)
-        findings += verifier.check(name, _events(gate, no, name, trouble), sealed)
+        events = _events(gate, name, no << 32, no << 32 | _MASK, trouble)
+        findings += verifier.check(name, events, sealed, _snapshots(gate, no, name, trouble))
         findings += trouble
     return findings
+
+
+def follow(gate: Gate, no: int, run: str, after: int) -> list[Finding]:
+    gate.check()
+    after = max(0, min(after, _MASK))
+    low = no << 32
+    trouble: list[Finding] = []
+    try:
+        seq, chain = gate.rows(_SEAL, (no,))[0]
+        head = (gate.rows(_HEAD, (low, low | _MASK))[0][0] or 0) & _MASK
+        rows = gate.rows(_CHAIN, (low | after,)) if after else [(genesis(run),)]
+    except StoreError as error:
+        return [_unreadable(error, run)]
+    findings = verify.follow(
+        run,
+        _events(gate, run, low | after, low | head, trouble),
+        after=after,
+        start=rows[0][0] if rows else None,
+        head=head,
+        sealed=Sealed(seq, chain or b"", 0),
+    )
+    return [*findings, *trouble]
 
 
 def _integrity(gate: Gate) -> Iterator[Finding]:
@@ -73,8 +105,10 @@ def _unreadable(error: StoreError, run: str | None, seq: int | None = None) -> F
     return Finding("integrity", run, seq, f"SQLite cannot read on: {what}")
 
 
-def _events(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[RawEvent]:
-    low, high = no << 32, no << 32 | _MASK
+def _events(
+    gate: Gate, run: str, low: int, high: int, trouble: list[Finding]
+) -> Iterator[RawEvent]:
+    """The events with keys above `low`, up to and with `high`."""
     while True:
         try:
             rows: list[Any] = gate.rows(_EVENTS, (low, high, _CHUNK))
@@ -87,3 +121,17 @@ def _events(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[R
         if len(rows) < _CHUNK:
             return
         low = rows[-1][0]
+
+
+def _snapshots(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[RawSnapshot]:
+    last = 0
+    while True:
+        try:
+            rows = gate.rows(_SNAPSHOT, (no, last))
+        except StoreError as error:
+            trouble.append(_unreadable(error, run))
+            return
+        if not rows:
+            return
+        last, *rest = rows[0]
+        yield RawSnapshot(*rest)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from store import snapshots
 from store.blobs import FileBlobs
-from store.connection import Durability, Gate, open_gate
+from store.connection import Gate, open_gate
 from store.errors import CorruptLog, HeadMoved, RunExists, StoreError
 from store.interning import Names
 from store.reading import COLUMNS, SHIFT, Reader
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from store.lease import Lease
-    from store.records import Finding, NewEvent, Record
+    from store.records import Durability, Finding, NewEvent, Record
 
 _MOST_ROWS = 64  # of one INSERT; more go row by row in a transaction
 _WIDTH = 6  # columns of a row that differ from the next
@@ -82,6 +82,14 @@ class SqliteStore:
             gate.path.with_name(gate.path.name + ".blobs"), read_only=gate.read_only
         )
         self._tenancy = Tenancy(gate, self.uuid)
+
+    @property
+    def durability(self) -> Durability:
+        return self._gate.durability
+
+    def use(self, durability: Durability) -> None:
+        """Change the durability from here on; the next append carries earlier ones with it."""
+        self._gate.use(durability)
 
     def create_run(
         self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
@@ -211,12 +219,12 @@ class SqliteStore:
         """Keep a folded state of `seq` under the caller's compatibility key."""
         no = self._reader.number(run)
         with self._gate.writing() as raw:
-            snapshots.save(raw, no, seq, key, body, pinned)
+            snapshots.save(raw, no, run, seq, key, body, pinned)
             self._seal(raw, run)
 
     def snapshot(self, run: str, at_most: int, key: str) -> tuple[int, bytes] | None:
-        """The latest snapshot with this key at or before seq `at_most`."""
-        return snapshots.find(self._gate, self._reader.number(run), at_most, key)
+        """The latest snapshot with this key at or before seq `at_most` that fits the log."""
+        return snapshots.find(self._gate, self._reader.number(run), run, at_most, key)
 
     def prune_snapshots(self, run: str, keep: int = 3) -> int:
         """Drop all but the pinned and the newest `keep` others; how many went."""
@@ -225,6 +233,16 @@ class SqliteStore:
     def lease(self, run: str, note: str = "") -> Lease:
         """Own the run, which need not exist yet; RunLocked names the owner if there is one."""
         return self._tenancy.lease(run, note, before_release=self._seal)
+
+    def check(self, run: str, after: int = 0) -> list[Finding]:
+        """Whether the run may be continued from seq `after`: a part of `verify`, and fast.
+
+        Nothing before `after` is read. The log reaches what was sealed, and what lies behind
+        `after` is gapless up to the head and chained to the event at `after`.
+        """
+        from store.inspection import follow
+
+        return follow(self._gate, self._reader.number(run), run, after)
 
     def verify(self, run: str | None = None) -> list[Finding]:
         """Everything that is wrong with one run, or with the whole file."""

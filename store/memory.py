@@ -9,19 +9,29 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from uuid import uuid4
 
 from store.blobs import MemoryBlobs
 from store.errors import HeadMoved, RunExists, RunLocked, StoreClosed, UnknownRun
 from store.lease import Lease, this_process
-from store.records import Owner, Record, RunInfo, genesis, link, spell_visit
-from store.verify import RawEvent, Sealed, Verifier
+from store.records import (
+    Owner,
+    Record,
+    RunInfo,
+    durability_of,
+    fits,
+    genesis,
+    link,
+    spell_visit,
+    tie,
+)
+from store.verify import RawEvent, RawSnapshot, Sealed, Verifier, follow
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from store.records import Finding, NewEvent
+    from store.records import Durability, Finding, NewEvent
 
 _WHERE = "this memory store"
 
@@ -30,7 +40,13 @@ def _no_records() -> list[Record]:
     return []
 
 
-def _no_snapshots() -> dict[tuple[str, int], tuple[bytes, bool]]:
+class _Snapshot(NamedTuple):
+    body: bytes
+    pinned: bool
+    digest: bytes
+
+
+def _no_snapshots() -> dict[tuple[str, int], _Snapshot]:
     return {}
 
 
@@ -39,8 +55,18 @@ class _Run:
     name: str
     created_at: int
     records: list[Record] = field(default_factory=_no_records)
-    # (key, seq) -> (body, pinned)
-    snapshots: dict[tuple[str, int], tuple[bytes, bool]] = field(default_factory=_no_snapshots)
+    # by key and seq
+    snapshots: dict[tuple[str, int], _Snapshot] = field(default_factory=_no_snapshots)
+
+    def chain(self, run: str, seq: int) -> bytes | None:
+        """The chain at a seq, that of the beginning at 0."""
+        if seq == 0:
+            return genesis(run)
+        return self.records[seq - 1].chain if 0 < seq <= len(self.records) else None
+
+    def fits(self, run: str, key: str, seq: int) -> bool:
+        body, _, digest = self.snapshots[key, seq]
+        return fits(run, seq, self.chain(run, seq), key, body, digest)
 
 
 class MemoryStore:
@@ -54,6 +80,17 @@ class MemoryStore:
         self._runs: dict[str, _Run] = {}
         self._owners: dict[str, Owner] = {}
         self._closed = False
+        self._durability: Durability = "process"
+
+    @property
+    def durability(self) -> Durability:
+        return self._durability
+
+    def use(self, durability: Durability) -> None:
+        """Remembered, and without effect: nothing here survives anything."""
+        durability = durability_of(durability)
+        self._check()
+        self._durability = durability
 
     def create_run(
         self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
@@ -126,20 +163,26 @@ class MemoryStore:
         self, run: str, seq: int, key: str, body: bytes, pinned: bool = False
     ) -> None:
         """Keep a folded state of `seq` under the caller's compatibility key."""
-        snapshots = self._run(run).snapshots
-        _, was_pinned = snapshots.pop((key, seq), (b"", False))
-        snapshots[key, seq] = bytes(body), pinned or was_pinned
+        kept = self._run(run)
+        before = kept.snapshots.pop((key, seq), None)
+        body, chain = bytes(body), kept.chain(run, seq)
+        digest = b"" if chain is None else tie(chain, key, body)
+        pinned = pinned or (before is not None and before.pinned)
+        kept.snapshots[key, seq] = _Snapshot(body, pinned, digest)
 
     def snapshot(self, run: str, at_most: int, key: str) -> tuple[int, bytes] | None:
-        """The latest snapshot with this key at or before seq `at_most`."""
-        snapshots = self._run(run).snapshots
-        seqs = [seq for other, seq in snapshots if other == key and seq <= at_most]
-        return (max(seqs), snapshots[key, max(seqs)][0]) if seqs else None
+        """The latest snapshot with this key at or before seq `at_most` that fits the log."""
+        kept = self._run(run)
+        seqs = [seq for other, seq in kept.snapshots if other == key and seq <= at_most]
+        for seq in sorted(seqs, reverse=True):
+            if kept.fits(run, key, seq):
+                return seq, kept.snapshots[key, seq].body
+        return None
 
     def prune_snapshots(self, run: str, keep: int = 3) -> int:
         """Drop all but the pinned and the newest `keep` others; how many went."""
         snapshots = self._run(run).snapshots
-        loose = [place for place, (_, pinned) in snapshots.items() if not pinned]
+        loose = [place for place, kept in snapshots.items() if not kept.pinned]
         loose.sort(key=lambda place: place[1])
         doomed = loose[: max(0, len(loose) - keep)]
         for place in doomed:
@@ -158,6 +201,20 @@ class MemoryStore:
         if self._owners.get(run) is owner:
             del self._owners[run]
 
+    def check(self, run: str, after: int = 0) -> list[Finding]:
+        """Whether the run may be continued from seq `after`: a part of `verify`, and fast."""
+        kept, after = self._run(run), max(0, after)
+        return list(
+            follow(
+                run,
+                (_raw(record) for record in kept.records[after:]),
+                after=after,
+                start=kept.chain(run, after),
+                head=len(kept.records),
+                sealed=Sealed(0, b"", 0),
+            )
+        )
+
     def verify(self, run: str | None = None) -> list[Finding]:
         """Everything that is wrong with one run, or with all."""
         self._check()
@@ -167,7 +224,11 @@ class MemoryStore:
         for name, kept in chosen.items():
             newest = max((seq for _, seq in kept.snapshots), default=0)
             events = (_raw(record) for record in kept.records)
-            findings += verifier.check(name, events, Sealed(0, b"", newest))
+            snapshots = [
+                RawSnapshot(seq, kept.chain(name, seq), key, snapshot.body, snapshot.digest)
+                for (key, seq), snapshot in kept.snapshots.items()
+            ]
+            findings += verifier.check(name, events, Sealed(0, b"", newest), snapshots)
         return findings
 
     def copy(self) -> MemoryStore:

@@ -2,8 +2,8 @@
 
 Rules: seqs of a run are gapless from 1; `after` is exclusive, `until` and `at_most` are inclusive.
 An append is all or nothing and names the head that it expects. Events are never changed or
-removed. Snapshots are a cache: dropping all of them loses nothing. One thread at a time may
-write; any thread may read.
+removed. Snapshots are a cache: dropping all of them loses nothing, and one that does not fit the
+log at its seq is passed over. One thread at a time may write; any thread may read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from store.lease import Lease
-    from store.records import Finding, NewEvent, Record, RunInfo
+    from store.records import Durability, Finding, NewEvent, Record, RunInfo
 
 
 class BlobStore(Protocol):
@@ -37,6 +37,10 @@ class EventStore(Protocol):
     def path(self) -> Path | None: ...
     @property
     def blobs(self) -> BlobStore: ...
+    @property
+    def durability(self) -> Durability: ...
+
+    def use(self, durability: Durability) -> None: ...
 
     def create_run(
         self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
@@ -66,6 +70,7 @@ class EventStore(Protocol):
     def prune_snapshots(self, run: str, keep: int = 3) -> int: ...
 
     def lease(self, run: str, note: str = "") -> Lease: ...
+    def check(self, run: str, after: int = 0) -> list[Finding]: ...
     def verify(self, run: str | None = None) -> list[Finding]: ...
 
     def close(self) -> None: ...

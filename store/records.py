@@ -9,9 +9,12 @@ the same have the same chain, and an edit, a gap or a swap cannot hide.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 CHAIN_BYTES = 16
+
+# "process" survives the death of the process at any moment, "power" that of the machine too
+Durability = Literal["process", "power"]
 
 
 class NewEvent(NamedTuple):
@@ -58,7 +61,7 @@ class RunInfo(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something that `verify` found wrong.
+    """Something that `verify` or `check` found wrong.
 
     `kind` is one of: integrity, gap, chain, payload, head, snapshot, blob-missing, blob-corrupt.
     """
@@ -72,6 +75,12 @@ class Finding(NamedTuple):
         place = "" if self.run is None else f"run {self.run!r}"
         place += "" if self.seq is None else f", seq {self.seq}"
         return f"{place}: {self.what}" if place else self.what
+
+
+def durability_of(word: str) -> Durability:
+    if word not in ("process", "power"):
+        raise ValueError(f"durability is {word!r}; expected 'process' or 'power'")
+    return word
 
 
 def spell_visit(visit: tuple[int, ...]) -> str:
@@ -93,3 +102,20 @@ def link(
     """The chain of one event; the lengths make the joined text unambiguous, payload last."""
     body = f"{seq} {attempt} {visit} {len(type_)} {len(path)}\n{type_}{path}{payload}"
     return blake2b(previous + body.encode(), digest_size=CHAIN_BYTES).digest()
+
+
+def tie(chain: bytes, key: str, body: bytes) -> bytes:
+    """What ties a snapshot to the history it was folded from: `chain` is that of its seq."""
+    name = key.encode()
+    digest = blake2b(digest_size=CHAIN_BYTES, person=b"event-store snap")
+    digest.update(b"%d %d\n" % (len(chain), len(name)))
+    digest.update(chain + name)
+    digest.update(body)
+    return digest.digest()
+
+
+def fits(run: str, seq: int, chain: bytes | None, key: str, body: bytes, digest: bytes) -> bool:
+    """Whether a snapshot was made of the history that ends with `chain`, None where it is gone."""
+    if seq == 0:
+        chain = genesis(run)
+    return chain is not None and tie(chain, key, body) == digest

@@ -48,6 +48,7 @@ _TABLES = (
         payload TEXT NOT NULL,
         chain BLOB NOT NULL
     ) STRICT""",
+    # digest: over the chain of that seq, the key and the body
     """CREATE TABLE snapshots (
         id INTEGER PRIMARY KEY,
         run INTEGER NOT NULL,
@@ -55,6 +56,7 @@ _TABLES = (
         key TEXT NOT NULL,
         pinned INTEGER NOT NULL,
         body BLOB NOT NULL,
+        digest BLOB NOT NULL,
         UNIQUE (run, key, seq)
     ) STRICT""",
     # who holds a run; only the lock file says whether that is still true

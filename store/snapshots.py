@@ -1,27 +1,34 @@
 """Folded states, cached at a seq: always deletable, never the truth.
 
 Rules: a snapshot is found by its run, its caller's compatibility key and the latest seq at or
-before the one asked for. Pinned ones outlive pruning. Saving one again replaces it and keeps the
-pin. Saving also seals the run's head, as it is a write anyway.
+before the one asked for. It is tied to what it was made of by a digest over the chain of its seq,
+its key and its body: one that does not fit the log as it stands is passed over, as a log that was
+put back or edited would otherwise be continued from a state that it never had. Pinned ones outlive
+pruning. Saving one again replaces it and keeps the pin. Saving also seals the run's head, as it is
+a write anyway.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from store.records import fits, genesis, tie
+
 if TYPE_CHECKING:
     import sqlite3
 
     from store.connection import Gate
 
+_CHAIN = "SELECT chain FROM events WHERE id = ? << 32 | ?"
 _SAVE = (
-    "INSERT INTO snapshots (run, seq, key, pinned, body) VALUES (?, ?, ?, ?, ?) "
+    "INSERT INTO snapshots (run, seq, key, pinned, body, digest) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (run, key, seq) DO UPDATE SET "
-    "body = excluded.body, pinned = max(pinned, excluded.pinned)"
+    "body = excluded.body, digest = excluded.digest, pinned = max(pinned, excluded.pinned)"
 )
 _FIND = (
-    "SELECT seq, body FROM snapshots WHERE run = ? AND key = ? AND seq <= ? "
-    "ORDER BY seq DESC LIMIT 1"
+    "SELECT s.seq, s.body, s.digest, e.chain FROM snapshots s "
+    "LEFT JOIN events e ON e.id = (s.run << 32 | s.seq) AND s.seq > 0 "
+    "WHERE s.run = ? AND s.key = ? AND s.seq <= ? ORDER BY s.seq DESC LIMIT 1"
 )
 _PRUNE = (
     "DELETE FROM snapshots WHERE run = ?1 AND pinned = 0 AND id NOT IN ("
@@ -29,14 +36,22 @@ _PRUNE = (
 )
 
 
-def save(raw: sqlite3.Connection, no: int, seq: int, key: str, body: bytes, pinned: bool) -> None:
-    """To be called inside a transaction."""
-    raw.execute(_SAVE, (no, seq, key, int(pinned), body))
+def save(
+    raw: sqlite3.Connection, no: int, run: str, seq: int, key: str, body: bytes, pinned: bool
+) -> None:
+    """To be called inside a transaction. What is saved for a seq that is not there never fits."""
+    row = (genesis(run),) if seq == 0 else raw.execute(_CHAIN, (no, seq)).fetchone()
+    digest = tie(row[0], key, body) if row else b""
+    raw.execute(_SAVE, (no, seq, key, int(pinned), body, digest))
 
 
-def find(gate: Gate, no: int, at_most: int, key: str) -> tuple[int, bytes] | None:
-    rows = gate.rows(_FIND, (no, key, at_most))
-    return (rows[0][0], rows[0][1]) if rows else None
+def find(gate: Gate, no: int, run: str, at_most: int, key: str) -> tuple[int, bytes] | None:
+    while rows := gate.rows(_FIND, (no, key, at_most)):
+        seq, body, digest, chain = rows[0]
+        if fits(run, seq, chain, key, body, digest):
+            return seq, body
+        at_most = seq - 1
+    return None
 
 
 def prune(gate: Gate, no: int, keep: int) -> int:

@@ -4,17 +4,19 @@ Rules: `verify` reports and never raises for what it finds, and never stops at t
 After a bad event the check goes on from what the file holds, so that one edit is one finding and
 not a thousand. Of a blob that several events name, each naming is reported; its bytes are read
 once. A tail that was cut off leaves a log that agrees with itself: it is noticed because a later
-seq was sealed (at a snapshot, at the end of a lease, at close) or has a snapshot.
+seq was sealed (at a snapshot, at the end of a lease, at close) or has a snapshot. A blob that is
+JSON text may name blobs in turn, and those are followed; as it may also be a user's own bytes, only
+what has the whole shape of a reference counts, `"blob"` and `"size"` in one object.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.records import Finding, genesis, link
+from store.records import Finding, fits, genesis, link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # inside a JSON string every quote is escaped, so that only a real member matches
 _BLOB = re.compile(r'"blob"\s*:\s*"([0-9a-f]{64})"')
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class RawEvent(NamedTuple):
@@ -45,14 +48,31 @@ class Sealed(NamedTuple):
     snapshot: int
 
 
+class RawSnapshot(NamedTuple):
+    """A snapshot as it stands; `chain` is that of the event at its seq, None where it is gone."""
+
+    seq: int
+    chain: bytes | None
+    key: str
+    body: bytes
+    digest: bytes
+
+
 class Verifier:
     """Checks runs one after another; remembers which blobs it has read."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._read: dict[str, tuple[str, str] | None] = {}
+        # digest -> what is wrong with it, and the blobs that it names
+        self._read: dict[str, tuple[tuple[str, str] | None, tuple[str, ...]]] = {}
 
-    def check(self, run: str, events: Iterable[RawEvent], sealed: Sealed) -> Iterator[Finding]:
+    def check(
+        self,
+        run: str,
+        events: Iterable[RawEvent],
+        sealed: Sealed,
+        snapshots: Iterable[RawSnapshot],
+    ) -> Iterator[Finding]:
         last, chain = 0, genesis(run)
         known = True
         for event in events:
@@ -63,10 +83,14 @@ class Verifier:
                 yield from _chain(run, event, chain)
             yield from self._payload(run, event)
             if event.seq == sealed.seq and event.chain != sealed.chain:
-                what = "the chain differs from the one sealed here: the run was rewritten"
-                yield Finding("head", run, event.seq, what)
+                yield _rewritten(run, event.seq)
             last, chain, known = event.seq, event.chain, True
         yield from _tail(run, last, sealed)
+        for snapshot in snapshots:
+            # one behind the end is told by the tail
+            if snapshot.seq <= last and not fits(run, *snapshot):
+                what = f"the snapshot {snapshot.key!r} was not made of the log as it stands here"
+                yield Finding("snapshot", run, snapshot.seq, what)
 
     def _payload(self, run: str, event: RawEvent) -> Iterator[Finding]:
         fault = json_fault(event.payload)
@@ -74,24 +98,110 @@ class Verifier:
             yield Finding("payload", run, event.seq, f"the payload is no JSON: {fault}")
         if '"blob"' not in event.payload:
             return
-        for digest in _BLOB.findall(event.payload):
-            fault = self._blob(digest)
-            if fault is not None:
-                yield Finding(fault[0], run, event.seq, fault[1])
+        for kind, what in self._blobs_of(_BLOB.findall(event.payload)):
+            yield Finding(kind, run, event.seq, what)
 
-    def _blob(self, digest: str) -> tuple[str, str] | None:
-        if digest not in self._read:
-            fault = None
-            try:
-                self._blobs.get(digest)
-            except BlobMissing:
-                fault = "blob-missing", f"blob {digest} is missing"
-            except BlobCorrupt as error:
-                fault = "blob-corrupt", f"blob {digest} is damaged: it hashes to {error.found}"
-            except (OSError, StoreError) as error:
-                fault = "blob-corrupt", f"blob {digest} cannot be read: {error}"
-            self._read[digest] = fault
-        return self._read[digest]
+    def _blobs_of(self, digests: list[str]) -> Iterator[tuple[str, str]]:
+        """What is wrong with these blobs and those that they name, each told once."""
+        seen: set[str] = set()
+        stack = [(digest, "") for digest in reversed(digests)]
+        while stack:
+            digest, outer = stack.pop()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            if digest not in self._read:
+                self._read[digest] = self._look(digest)
+            fault, inner = self._read[digest]
+            if fault is not None:
+                kind, what = fault
+                yield kind, f"{what} (blob {outer} names it)" if outer else what
+            stack += [(each, digest) for each in reversed(inner)]
+
+    def _look(self, digest: str) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+        try:
+            return None, _named_in(self._blobs.get(digest))
+        except BlobMissing:
+            fault = "blob-missing", f"blob {digest} is missing"
+        except BlobCorrupt as error:
+            fault = "blob-corrupt", f"blob {digest} is damaged: it hashes to {error.found}"
+        except (OSError, StoreError) as error:
+            fault = "blob-corrupt", f"blob {digest} cannot be read: {error}"
+        return fault, ()
+
+
+def follow(
+    run: str,
+    events: Iterable[RawEvent],
+    *,
+    after: int,
+    start: bytes | None,
+    head: int,
+    sealed: Sealed,
+) -> Iterator[Finding]:
+    """Whether a run may be continued from seq `after`: `events` are those behind it.
+
+    `start` is the chain at `after`, None where there is none. Payloads are not looked at.
+    """
+    yield from _beginning(run, after, start, head, sealed)
+    if head < after:
+        return
+    last, chain = after, start
+    for event in events:
+        seq, type_, path, visit, attempt, payload, own = event
+        if seq != last + 1:
+            yield _gap(run, last, seq)
+        elif chain is not None and (
+            type_ is None
+            or path is None
+            or link(chain, seq, type_, path, visit, attempt, payload) != own
+        ):
+            yield from _chain(run, event, chain)
+        if seq == sealed.seq and own != sealed.chain:
+            yield _rewritten(run, seq)
+        last, chain = seq, own
+    if last < head:
+        yield _gap(run, last, head + 1)
+
+
+def _beginning(
+    run: str, after: int, start: bytes | None, head: int, sealed: Sealed
+) -> Iterator[Finding]:
+    if head < sealed.seq:
+        what = f"the log ends at seq {head}, but {sealed.seq} was sealed"
+        yield Finding("head", run, head + 1, what)
+    elif head < after:
+        what = f"the log ends at seq {head}, and was to be continued from seq {after}"
+        yield Finding("head", run, head + 1, what)
+    if head < after:
+        return
+    if start is None:
+        yield _gap(run, after - 1, after + 1)
+    elif after and after == sealed.seq and start != sealed.chain:
+        yield _rewritten(run, after)
+
+
+def _named_in(content: bytes) -> tuple[str, ...]:
+    """The blobs that a blob names; most are no JSON, and name none."""
+    if content[:1] not in (b"[", b"{") or b'"blob"' not in content or b'"size"' not in content:
+        return ()
+    try:
+        tree = _DECODER.decode(content.decode())
+    except (ValueError, RecursionError):
+        return ()
+    names: list[str] = []
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            members = cast("dict[str, Any]", node)
+            digest = members.get("blob")
+            if type(members.get("size")) is int and type(digest) is str and _DIGEST.match(digest):
+                names.append(digest)
+            stack += reversed(members.values())
+        elif isinstance(node, list):
+            stack += reversed(cast("list[Any]", node))
+    return tuple(names)
 
 
 def json_fault(text: str) -> str | None:
@@ -119,6 +229,11 @@ def _chain(run: str, event: RawEvent, before: bytes) -> Iterator[Finding]:
     if link(before, event.seq, *rest) != event.chain:
         what = "the event or its chain was changed after it was written"
         yield Finding("chain", run, event.seq, what)
+
+
+def _rewritten(run: str, seq: int) -> Finding:
+    what = "the chain differs from the one sealed here: the run was rewritten"
+    return Finding("head", run, seq, what)
 
 
 def _gap(run: str, last: int, found: int) -> Finding:

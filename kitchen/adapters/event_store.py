@@ -24,7 +24,7 @@ StoreLike: TypeAlias = "str | os.PathLike[str] | EventStore | None"
 DEFAULT = "kitchen.db"
 _WRAPPED = (
     "create_run", "append", "latest", "head", "run", "runs", "save_snapshot", "snapshot",
-    "prune_snapshots", "lease", "verify",
+    "prune_snapshots", "lease", "verify", "check", "use",
 )  # fmt: skip
 
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from kitchen.workflow.definition import Workflow
 
 _durability = click.option(
-    "--durability", type=click.Choice(["process", "power"]), default="process", show_default=True,
-    help="What the log survives: kill -9, or the loss of power too (slower).",
+    "--durability", type=click.Choice(["process", "power"]),
+    help="What the log survives: kill -9, or the loss of power too (slower)"
+    " [default: process; at a resume, as the run was started].",
 )  # fmt: skip
 _quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 _plain = click.option("--plain", is_flag=True, help="Print lines, also on a terminal.")
@@ -53,7 +54,7 @@ def run(
     run_id: str | None,
     seed: int,
     if_exists: str,
-    durability: str,
+    durability: str | None,
     plain: bool,
     quiet: bool,
     store: str | None,
@@ -74,12 +75,12 @@ def run(
     given = config if workflow.config_type is not None else dict(config)
     from kitchen import api
 
-    with options.writing(store, durability=durability, create=True) as opened:
+    with options.writing(store, create=True) as opened:
 
         def execute(observers: list[RunObserver]) -> Run[Any, Any]:
             return api.run(
                 workflow, given, store=opened, run_id=run_id, seed=seed, if_exists=if_exists,
-                durability=durability, observers=observers,
+                durability=durability or "process", observers=observers,
             )  # fmt: skip
 
         _execute(execute, opened, plain=plain, quiet=quiet)
@@ -98,7 +99,7 @@ def resume(
     run_id: str | None,
     target: str | None,
     yes: bool,
-    durability: str,
+    durability: str | None,
     plain: bool,
     quiet: bool,
     store: str | None,
@@ -114,15 +115,14 @@ def resume(
     from kitchen import api
     from kitchen.cli.choosing import named
 
-    with options.writing(store, durability=durability, create=False) as opened:
+    with options.writing(store, create=False) as opened:
         chosen = named(opened, run_id) if run_id is not None else _offered(opened, yes=yes)
         if chosen is None:
             return
-        workflow = workflow_named(target) if target is not None else None
 
         def execute(observers: list[RunObserver]) -> Run[Any, Any]:
             return api.resume(
-                chosen, workflow, store=opened, durability=durability, observers=observers
+                chosen, target, store=opened, durability=durability, observers=observers
             )
 
         _execute(execute, opened, plain=plain, quiet=quiet)

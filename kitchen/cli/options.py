@@ -69,9 +69,9 @@ def reading(path: str | None) -> Generator[EventStore]:
 
 
 @contextmanager
-def writing(path: str | None, *, durability: str, create: bool) -> Generator[EventStore]:
+def writing(path: str | None, *, create: bool) -> Generator[EventStore]:
     """The store, for a run to write to."""
-    with _opened(path, durability=durability, create=create) as store:
+    with _opened(path, create=create) as store:
         yield store
 
 

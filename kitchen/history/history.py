@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kitchen.errors import HistoryError
 from kitchen.history import metrics
 from kitchen.history.metrics import Point
-from kitchen.log.reader import LogReader, fact_of, recorded_ir
+from kitchen.log.reader import LogReader, fact_of, recorded_ir, started
 from kitchen.machine import cells
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
@@ -86,11 +86,7 @@ class History:
     @cached_property
     def started(self) -> RunStarted:
         """The run's first event. Raises `HistoryError` where it is another."""
-        for record in self.store.read(self.run_id, until=1):
-            event = fact_of(record).event
-            if isinstance(event, RunStarted):
-                return event
-        raise HistoryError(f"the log of run {self.run_id!r} does not begin with RunStarted")
+        return started(self.store, self.run_id)
 
     @property
     def config(self) -> Any:

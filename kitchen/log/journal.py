@@ -12,15 +12,19 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
-from kitchen.log.reader import LogReader
+from kitchen.errors import CorruptStore, StoreError
+from kitchen.log.reader import LogReader, snapshot_key
 from kitchen.machine import snapshot
 from kitchen.machine.chart import Program
 from kitchen.machine.events import CheckpointSaved, Fact, RunRewound, RunStarted, to_json
 from kitchen.machine.fold import apply
 from kitchen.machine.state import Control, State
 from kitchen.ports.event_store import EventStore, NewEvent
+
+_logger = logging.getLogger("kitchen.run")
 
 EVERY = 2_000
 _BYTES_AN_EVENT = 200
@@ -46,7 +50,7 @@ class Journal(LogReader):
 
         `control`: where the run stands after them, if `decide` knows.
 
-        Raises `RunLost` where somebody else has appended, `StoreError` where nothing was written.
+        Raises `RunLost` where somebody else has appended, `StoreError` where nothing was appended.
         """
         if blobs:
             for data in blobs.values():
@@ -68,13 +72,28 @@ class Journal(LogReader):
         self._cache(facts)
         return head
 
-    def load(self, until: int | None = None) -> State:
-        """Fold the log, up to `until` if given, and make that the state.
+    def load(self) -> State:
+        """Fold the log, from a snapshot if one serves, and make that the state.
 
-        Raises `IllegalEvent` where the log is not legal on the program.
+        Raises `CorruptStore` where what is folded is damaged, `IllegalEvent` where it is not legal
+        on the program.
         """
-        self.state = self.state_at(until)
+        state = self.nearest(None)
+        self.check(state.seq)
+        self.state = self.folded(state, None)
         return self.state
+
+    def check(self, after: int) -> None:
+        """Whether the log behind `after` is whole: its chain, no gaps, no tail that was cut off.
+
+        Raises `CorruptStore`.
+        """
+        damage = self.store.check(self.run, after=after)
+        if damage:
+            raise CorruptStore(
+                f"the log of run {self.run!r} is damaged: {damage[0]}",
+                hint="kitchen verify tells all that is wrong; restore the store from a copy",
+            )
 
     def _cache(self, facts: Sequence[Fact]) -> None:
         """Take a snapshot if it is time to."""
@@ -87,6 +106,10 @@ class Journal(LogReader):
         body = snapshot.dump(state)
         self._snapshot_at = state.seq
         self._due = max(EVERY, len(body) // _BYTES_AN_EVENT)
-        self.store.save_snapshot(self.run, state.seq, self.program.fingerprint, body, pinned=pinned)
-        if not pinned:
-            self.store.prune_snapshots(self.run)
+        key = snapshot_key(self.program)
+        try:
+            self.store.save_snapshot(self.run, state.seq, key, body, pinned=pinned)
+            if not pinned:
+                self.store.prune_snapshots(self.run)
+        except StoreError:  # the log has the events; without the cache, folding takes longer
+            _logger.exception("run %s: a snapshot could not be saved", self.run)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kitchen.errors import HistoryError, NotResumable
+from kitchen.errors import CorruptStore, HistoryError, NotResumable
 from kitchen.machine import snapshot
 from kitchen.machine.chart import Program
-from kitchen.machine.events import Fact, from_json
+from kitchen.machine.events import Fact, RunStarted, from_json
 from kitchen.machine.fold import apply
 from kitchen.machine.state import State
 from kitchen.ports.event_store import EventStore, Record
@@ -60,6 +60,23 @@ def recorded_ir(store: EventStore, run: str) -> WorkflowIR:
         ) from None
 
 
+def started(store: EventStore, run: str) -> RunStarted:
+    """A run's first event.
+
+    Raises `HistoryError` where it is another.
+    """
+    for record in store.read(run, until=1):
+        event = fact_of(record).event
+        if isinstance(event, RunStarted):
+            return event
+    raise HistoryError(f"the log of run {run!r} does not begin with RunStarted")
+
+
+def snapshot_key(program: Program) -> str:
+    """What a snapshot must have been folded by to serve: this workflow, this layout."""
+    return f"{program.fingerprint}/{snapshot.LAYOUT}"
+
+
 class LogReader:
     """One run's log, folded on `program`. It is the `Recall` of rewinds."""
 
@@ -71,10 +88,22 @@ class LogReader:
     def state_at(self, seq: int | None) -> State:
         """The state folded up to and including `seq` (None: the head).
 
-        Raises `IllegalEvent` where the log is not legal on the program.
+        Raises `IllegalEvent` where the log is not legal on the program, `CorruptStore` where an
+        event is missing.
         """
-        state = self._nearest(seq)
+        return self.folded(self.nearest(seq), seq)
+
+    def folded(self, state: State, seq: int | None) -> State:
+        """The state brought further, up to and including `seq`; it is changed.
+
+        Raises what `state_at` raises.
+        """
         for record in self.store.read(self.run, after=state.seq, until=seq):
+            if record.seq != state.seq + 1:
+                raise CorruptStore(
+                    f"run {self.run!r} has no event {state.seq + 1}: the next is {record.seq}",
+                    hint="kitchen verify tells what else is wrong; restore the store from a copy",
+                )
             apply(self.program, state, fact_of(record), self)
         return state
 
@@ -89,9 +118,10 @@ class LogReader:
         """
         return self.store.blobs.get(digest)
 
-    def _nearest(self, seq: int | None) -> State:
+    def nearest(self, seq: int | None) -> State:
+        """The state of the latest snapshot at or before `seq`; an empty one where none serves."""
         at_most = seq if seq is not None else self.store.head(self.run)
-        found = self.store.snapshot(self.run, at_most, self.program.fingerprint)
+        found = self.store.snapshot(self.run, at_most, snapshot_key(self.program))
         if found is not None:
             try:
                 return snapshot.load(found[1])

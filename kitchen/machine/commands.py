@@ -22,6 +22,7 @@ from kitchen.machine.events import (
     Manifest,
     MetricRecorded,
     RunStarted,
+    WorkflowChanged,
 )
 
 # --- commands ---------------------------------------------------------------------------------
@@ -81,9 +82,13 @@ class Start(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Take up a run that a process left, whatever way it left it."""
+    """Take up a run that a process left, whatever way it left it.
+
+    `changed`: how the workflow differs from the one that was recorded, if it does.
+    """
 
     host: Host
+    changed: WorkflowChanged | None = None
 
 
 class Continue(NamedTuple):
@@ -97,7 +102,7 @@ class Interrupt(NamedTuple):
 
 
 class StageSucceeded(NamedTuple):
-    """A body returned. `flushed`: the metrics of this attempt that are in the log already."""
+    """A body returned. `effects`: metrics first. `flushed`: those that are in the log already."""
 
     address: Address
     attempt: int
@@ -148,9 +153,10 @@ class ResourceReady(NamedTuple):
 
 
 class BlockClosed(NamedTuple):
-    """A block's resources are closed."""
+    """A block's resources are closed. `touched`: what they reach, as closing may change it."""
 
     address: Address
+    touched: tuple[str, ...] = ()
 
 
 class CheckpointWritten(NamedTuple):

@@ -18,7 +18,7 @@ from kitchen.errors import IllegalEvent
 from kitchen.machine import events as E
 from kitchen.machine.chart import ENDINGS, Program
 from kitchen.machine.events import Address, Event, Fact, spell
-from kitchen.machine.state import ACTIVE, READY, Control, Frame, Place
+from kitchen.machine.state import ACTIVE, Control, Frame, Place
 
 
 def advance(program: Program, control: Control, fact: Fact, seq: int) -> tuple[Address, ...]:
@@ -104,20 +104,28 @@ def open_attempt(program: Program, control: Control, fact: Fact, seq: int) -> Pl
 
 
 def _lifecycle(program: Program, control: Control, fact: Fact, seq: int) -> tuple[Address, ...]:
+    """The run's own life, which the table holds too: `("ready", "start")`, `("running", "fail")`."""
     kind = type(fact.event)
-    allowed, after = _LIFE[kind]
-    if control.status not in allowed:
-        raise illegal(program, control, fact, seq, f"a run that is {' or '.join(allowed)}")
-    if kind is E.RunStarted:
-        leaf = program.leaves[program.initial]
-        first = Address(leaf.path, ())
-        control.active[first] = Place(leaf.name, ())
-        control.status = after
-        return (first,)
+    if kind is E.RunResumed:
+        ended = control.status != ACTIVE
+        back = [(control.status, f"resume:{place.leaf}") for place in control.active.values()]
+        if not back or (ended and not all(arrow in program.table for arrow in back)):
+            raise illegal(program, control, fact, seq, "a run that was left before its end")
+        control.status = ACTIVE
+        return ()
     if kind is E.RunCompleted:
-        move(program, control, fact, seq, Address("", ()), "complete")
-    control.status = after
-    return ()
+        return move(program, control, fact, seq, Address("", ()), "complete")
+    verb = _LIFE[kind]
+    targets = program.table.get((control.status, verb))
+    if targets is None:
+        raise illegal(program, control, fact, seq, f"a run that can {verb}")
+    if kind is not E.RunStarted:
+        (control.status,) = targets
+        return ()
+    control.status = ACTIVE
+    landed = [Address(program.leaves[name].path, ()) for name in targets]
+    control.active.update({a: Place(n, ()) for a, n in zip(landed, targets, strict=True)})
+    return tuple(landed)
 
 
 def illegal(
@@ -132,12 +140,12 @@ def illegal(
     )
 
 
-_LIFE: dict[type[Event], tuple[tuple[str, ...], str]] = {
-    E.RunStarted: ((READY,), ACTIVE),
-    E.RunResumed: ((ACTIVE, "failed", "interrupted"), ACTIVE),
-    E.RunInterrupted: ((ACTIVE,), "interrupted"),
-    E.RunFailed: ((ACTIVE,), "failed"),
-    E.RunCompleted: ((ACTIVE,), "completed"),
+_LIFE: dict[type[Event], str] = {
+    E.RunStarted: "start",
+    E.RunResumed: "resume",
+    E.RunInterrupted: "interrupt",
+    E.RunFailed: "fail",
+    E.RunCompleted: "complete",
 }
 _VERBS: dict[type[Event], str] = {
     E.ConditionEvaluated: "",

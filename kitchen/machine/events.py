@@ -94,6 +94,7 @@ class RunStarted(Event, frozen=True):
     config: Raw
     state: dict[str, Raw] = {}
     seed: int = 0
+    durability: str = "process"
     locator: Locator | None = None
     host: Host = Host()
 
@@ -122,11 +123,15 @@ class RewindDiverged(Event, frozen=True):
 
 
 class WorkflowChanged(Event, frozen=True):
-    """The run went on with another version of its workflow; all that was recorded is legal there."""
+    """The run went on with another version of its workflow; all that was recorded is legal there.
+
+    `state`: the defaults of fields that the state type has gained.
+    """
 
     ir: Raw
     fingerprint: str
     differences: tuple[str, ...] = ()
+    state: dict[str, Raw] = {}
 
 
 class RunInterrupted(Event, frozen=True):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from kitchen.machine import events as E
 from kitchen.machine.cells import increment
-from kitchen.machine.chart import Program
+from kitchen.machine.chart import Program, Role
 from kitchen.machine.control import CONTROL, advance, illegal, open_attempt
 from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.memo import remember
@@ -87,6 +87,9 @@ def apply(
             raise illegal(program, state.core.control, fact, state.seq, expected)
     if state.memo and kind in _REMEMBERED:
         state.memo.pop(Address(fact.path, fact.visit), None)
+    if state.crashes and kind in _PERFORMED:
+        state.crashes.pop(Address(fact.path, fact.visit), None)
+        state.crashes.pop(Address(""), None)
     handler = _HANDLERS.get(kind)
     if handler is not None:
         handler(program, state, fact, recall)
@@ -98,19 +101,27 @@ def _started(_program: Program, state: State, fact: Fact, _recall: Recall) -> No
     state.core.data = {key: Cell(value) for key, value in event.state.items()}
 
 
-def _resumed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+def _resumed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
     if event.after == "crash":
+        state.crashes[Address("")] = state.crashes.get(Address(""), 0) + 1
         for address, place in state.core.control.active.items():
-            if place.open:
+            if place.open or program.leaves[place.leaf].role is not Role.STAGE:
                 state.crashes[address] = state.crashes.get(address, 0) + 1
     elif event.after == "failure":
         state.crashes = {}
 
 
-def _completed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
-    if state.crashes:
-        state.crashes.pop(Address(fact.path, fact.visit), None)
+def _workflow_changed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    event: Any = fact.event
+    state.gained = {**state.gained, **event.state}
+    _fill(state)
+
+
+def _fill(state: State) -> None:
+    """Fields that the state type has gained have their defaults, behind a rewind too."""
+    for key, value in state.gained.items():
+        state.core.data.setdefault(key, Cell(value))
 
 
 def _rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None:
@@ -124,6 +135,7 @@ def _rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None
     for address, place in core.control.active.items():
         core.control.active[address] = Place(place.leaf, place.visit)
     state.core = core
+    _fill(state)
     state.memo = {**state.memo, **superseded}
     state.incarnation += 1
     state.rewound = seq
@@ -201,6 +213,16 @@ def _settle_cut(state: State) -> None:
 
 
 _REMEMBERED = frozenset({E.StageCompleted, E.ConditionEvaluated, E.LoopEntered})
+_PERFORMED = frozenset(
+    {
+        E.StageCompleted,
+        E.ConditionEvaluated,
+        E.LoopEntered,
+        E.ResourceOpened,
+        E.ResourcesClosed,
+        E.CheckpointSaved,
+    }
+)
 _IN_ATTEMPTS = frozenset(
     {
         E.StatePut,
@@ -211,13 +233,13 @@ _IN_ATTEMPTS = frozenset(
         E.MetricRecorded,
     }
 )
-_SILENT = frozenset({E.ResourceRestored, E.WorkflowChanged})
+_SILENT = frozenset({E.ResourceRestored})
 _HANDLERS: dict[type[Event], Callable[[Program, State, Fact, Recall], None]] = {
     E.RunStarted: _started,
     E.RunResumed: _resumed,
     E.RunRewound: _rewound,
     E.RewindDiverged: _diverged,
-    E.StageCompleted: _completed,
+    E.WorkflowChanged: _workflow_changed,
     E.StatePut: _put,
     E.StateDeleted: _deleted,
     E.StateAppended: _delta,

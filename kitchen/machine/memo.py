@@ -18,7 +18,6 @@ from kitchen.machine.events import (
     Address,
     ConditionEvaluated,
     Effect,
-    Event,
     Fact,
     LoopEntered,
     MetricRecorded,
@@ -40,11 +39,6 @@ _EFFECTS = (
     StateMerged,
     MetricRecorded,
 )
-
-
-def is_effect(event: Event) -> bool:
-    """Whether the event is a mutation or a metric of a stage."""
-    return isinstance(event, _EFFECTS)
 
 
 def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:

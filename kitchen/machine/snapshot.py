@@ -32,6 +32,9 @@ from kitchen.machine.state import (
     State,
 )
 
+# Raised whenever the layout below, or what folding makes of an event, changes.
+LAYOUT = 1
+
 
 class _Snapshot(msgspec.Struct, array_like=True):
     """The layout. Addresses are not JSON keys, so mappings by address are lists of pairs."""
@@ -47,6 +50,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     incarnation: int
     rewound: int
     crashes: list[tuple[Address, int]]
+    gained: dict[str, Raw]
     memo: list[tuple[Address, str, Raw]] = []
 
 
@@ -70,6 +74,7 @@ def dump(state: State) -> bytes:
             incarnation=state.incarnation,
             rewound=state.rewound,
             crashes=list(state.crashes.items()),
+            gained=state.gained,
             memo=[(address, *_told(known)) for address, known in state.memo.items()],
         )
     )
@@ -99,10 +104,7 @@ def load(body: bytes) -> State:
         found = _DECODER.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise HistoryError(f"a snapshot does not read: {error}") from None
-    data = {
-        key: Cell(base, deltas, len(deltas)) if deltas else Cell(base)
-        for key, base, deltas in found.data
-    }
+    data = {key: Cell(base, deltas) for key, base, deltas in found.data}
     control = Control(found.status, dict(found.active), dict(found.frames))
     return State(
         found.seq,
@@ -112,4 +114,5 @@ def load(body: bytes) -> State:
         found.rewound,
         {address: _known(kind, text) for address, kind, text in found.memo},
         dict(found.crashes),
+        found.gained,
     )

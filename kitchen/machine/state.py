@@ -5,8 +5,8 @@ Rules:
 1. `State` follows from the log alone. Live and folded are equal after every event.
 2. `Core` is what a rewind takes back: where control stands, the user's data, the resources.
    What outlives a rewind (incarnation, memo, crash counts) stands beside it.
-3. A value of the user is a `Cell`: the JSON text that was put, and the deltas since. Cells are
-   persistent: a copy of the state shares them, and appending to one never changes another.
+3. A value of the user is a `Cell`: the JSON text that was put, and the deltas since. Cells never
+   change: a copy of the state shares them, and a delta makes a new one in constant time.
 4. `cut` is None while the state is *clean*: no stateful resource was touched since it was saved
    or opened, so the head itself is the cut. The first touch fixes it at the seq before,
    or, for a stage, at the start of the attempt: its early metrics are superseded with it.
@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,18 +59,24 @@ class Delta(NamedTuple):
     values: Raw
 
 
+_Link: TypeAlias = "tuple[_Link | None, Delta]"
+
+
 class Cell:
-    """A value: encoded base and deltas. `length` says how many of the shared deltas are ours.
+    """A value: encoded base, and the deltas since as a linked list, the newest first.
 
     `cache` is the reader's: how many deltas are in the decoded value, and that value.
     """
 
-    __slots__ = ("_deltas", "_length", "_objects", "base", "cache")
+    __slots__ = ("_length", "_newest", "_objects", "base", "cache")
 
-    def __init__(self, base: Raw, deltas: list[Delta] | None = None, length: int = 0) -> None:
+    def __init__(self, base: Raw, deltas: Iterable[Delta] = ()) -> None:
         self.base = base
-        self._deltas = deltas
-        self._length = length
+        self._newest: _Link | None = None
+        self._length = 0
+        for delta in deltas:
+            self._newest = (self._newest, delta)
+            self._length += 1
         self.cache: tuple[int, Any] | None = None
         self._objects: bool | None = None  # not yet looked
 
@@ -79,16 +86,20 @@ class Cell:
         return self.deltas_from(0)
 
     def deltas_from(self, start: int) -> tuple[Delta, ...]:
-        """The deltas but the first `start`."""
-        return tuple(self._deltas[start : self._length]) if self._deltas else ()
+        """The deltas but the first `start`, at the cost of those that are given."""
+        found: list[Delta] = []
+        link = self._newest
+        for _ in range(self._length - start):
+            assert link is not None
+            link, delta = link
+            found.append(delta)
+        return tuple(reversed(found))
 
     def with_delta(self, delta: Delta) -> Cell:
-        """The cell after one more delta, in constant time as long as it is the newest."""
-        deltas = self._deltas if self._deltas is not None else []
-        if len(deltas) != self._length:  # somebody else went on from the same prefix
-            deltas = deltas[: self._length]
-        deltas.append(delta)
-        cell = Cell(self.base, deltas, self._length + 1)
+        """The cell after one more delta, in constant time; this one is as it was."""
+        cell = Cell(self.base)
+        cell._newest = (self._newest, delta)
+        cell._length = self._length + 1
         cell.cache = self.cache
         if self._objects is not None:
             cell._objects = self._objects or _OBJECT in bytes(delta.values)
@@ -96,7 +107,7 @@ class Cell:
 
     def newest_kind(self) -> str | None:
         """ "append" or "merge" if there are deltas: then the value is a list, or a mapping."""
-        return self._deltas[self._length - 1].kind if self._deltas and self._length else None
+        return None if self._newest is None else self._newest[1].kind
 
     def holds_objects(self) -> bool:
         """Whether there are objects of declared types in the value."""
@@ -169,7 +180,9 @@ class State:
     """A run, folded up to `seq`.
 
     `memo` is what is known of the superseded future; `rewound` the seq of the last rewind;
-    `crashes` how often a process died at an address without its attempt having ended.
+    `crashes` how often a process died at an address without what was asked there having ended
+    (at the empty one: since anything had); `gained` the defaults of fields that the state type got
+    since the run was started.
     """
 
     seq: int = 0
@@ -179,6 +192,7 @@ class State:
     rewound: int = 0
     memo: dict[Address, Remembered] = field(default_factory=dict[Address, Remembered])
     crashes: dict[Address, int] = field(default_factory=dict[Address, int])
+    gained: dict[str, Raw] = field(default_factory=dict[str, Raw])
 
     @property
     def status(self) -> str:
@@ -194,6 +208,11 @@ class State:
     def dirty(self) -> tuple[str, ...]:
         """The stateful resources touched since the cut, by name."""
         return tuple(sorted(n for n, r in self.core.resources.items() if r.stateful and r.touched))
+
+    def stateful(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of these resources that are open and stateful, sorted."""
+        known = self.core.resources
+        return tuple(sorted(name for name in names if name in known and known[name].stateful))
 
     @property
     def unsaved(self) -> tuple[str, ...]:
@@ -211,4 +230,5 @@ class State:
             self.rewound,
             dict(self.memo),
             dict(self.crashes),
+            dict(self.gained),
         )

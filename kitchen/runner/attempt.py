@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from msgspec import Raw
 
-from kitchen.errors import StaleContext, StateError, UnknownKey
+from kitchen.errors import StaleContext, StateError, UnencodableValue, UnknownKey
 from kitchen.machine import cells
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import (
@@ -37,6 +37,8 @@ from kitchen.machine.events import (
 )
 from kitchen.machine.state import Cell, Delta
 from kitchen.runner.declared import suggest
+
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class Attempt:
@@ -55,6 +57,7 @@ class Attempt:
         self.number = number
         self.kind = kind
         self.touched: set[str] = set()
+        self.peeked: set[str] = set()
         self.blobs: dict[str, bytes] = {}
         self.metrics: deque[MetricRecorded] = deque()
         self.flushed: list[MetricRecorded] = []
@@ -64,6 +67,7 @@ class Attempt:
         self._overlay: dict[str, Cell | None] = {}
         self._effects: dict[str, list[Effect]] = {}
         self._objects: dict[str, Any] = {}
+        self._lent: dict[str, tuple[Any, bytes]] = {}
         self._sealed = False
 
     # --- its end ---
@@ -81,15 +85,22 @@ class Attempt:
             )
 
     def finish(self) -> tuple[Effect, ...]:
-        """End the attempt; its mutations, and the metrics not yet in the log, in that order.
+        """End the attempt; its metrics that are not yet in the log, then its mutations.
 
-        Raises `StateError` where what may only look has changed an object of the state.
+        Raises `StateError` where what may only look has changed an object of the state, or where
+        an item was changed in place.
         """
         self._sealed = True
         for key in list(self._objects):
             self._keep_object(key)
+        for what, (value, text) in self._lent.items():
+            if self._codec.encode(value, where=what).json != text:
+                raise StateError(
+                    f"{what} was changed in place, which is not recorded",
+                    hint="put what is to last into ctx.state",
+                )
         mutations = map(_joined, self._effects.values())
-        return (*itertools.chain.from_iterable(mutations), *self.take_metrics())
+        return (*self.take_metrics(), *itertools.chain.from_iterable(mutations))
 
     def _keep_object(self, key: str) -> None:
         """Record what was changed in place in an object that was read from the state."""
@@ -131,10 +142,25 @@ class Attempt:
         if key in self._objects:
             return self._objects[key]
         if self._codec.types and cell.holds_objects():
-            fresh = Cell(cell.base, list(cell.deltas), len(cell.deltas))
+            fresh = Cell(cell.base, cell.deltas)
             value = self._objects[key] = cells.read(fresh, self._codec, self.fetch, key)
             return value
         return cells.read(cell, self._codec, self.fetch, key)
+
+    def lend(self, what: str, item: Any) -> Any:
+        """A loop's item: frozen already, but for objects of declared types, which are lent as a
+        copy that must come back as it was."""
+        if not self._codec.types or type(item) in _SCALARS:
+            return item
+        if what not in self._lent:
+            try:
+                text, blobs = self._codec.encode(item, where=what)
+            except UnencodableValue:
+                return item  # recorded by position only: it is what `over` gave
+            if b'"struct"' not in text:
+                return item
+            self._lent[what] = self._codec.decode(text, blobs.__getitem__), text
+        return self._lent[what][0]
 
     def fetch(self, digest: str) -> bytes:
         """A blob, of this attempt or of the store."""
@@ -245,8 +271,10 @@ class Attempt:
         self.check_live()
         if self.kind != "stage":
             raise StateError(f"the {self.kind} at {spell(*self.address)} may not record metrics")
-        if not _is_text(name):
-            raise StateError(f"a metric's name is a str that is valid Unicode, not {name!r}")
+        if not name or not _is_text(name):
+            raise StateError(
+                f"a metric's name is a str that is valid Unicode and not empty, not {name!r}"
+            )
         if type(value) not in (int, float):
             value = _number(name, value)
         if step is not None and type(step) is not int:

@@ -67,6 +67,11 @@ class StateView(MutableMapping[str, Any]):
         return self._ctx.read_state(key)
 
     def __setattr__(self, key: str, value: Any) -> None:
+        if hasattr(MutableMapping, key):
+            raise StateError(
+                f"ctx.state.{key} is a method, as ctx.state is a mapping",
+                hint=f"ctx.state[{key!r}] = … works, and reads as ctx.state[{key!r}]",
+            )
         self._ctx.write_state(key, value)
 
     def __delattr__(self, key: str) -> None:
@@ -115,7 +120,7 @@ class Context(Generic[ConfigT, StateT]):
 
     @property
     def options(self) -> ConfigMap:
-        """The stage's `options=`."""
+        """The stage's `options=`, read-only throughout."""
         return ConfigMap(self._options, f"the options of {self.path} have")
 
     # --- state ---
@@ -205,10 +210,13 @@ class Context(Generic[ConfigT, StateT]):
     def item(self, loop: str | None = None) -> Any:
         """The current item of a loop around this place, the nearest if no name is given.
 
-        Raises `UnknownKey`.
+        It cannot be changed in place: containers are frozen, arrays read-only, and an object of a
+        declared type that comes back changed fails the stage. Only an item that cannot be encoded
+        is handed out as `over` gave it. Raises `UnknownKey`.
         """
         path, visit = self._frame(loop)
-        return self._scope.items[Address(path, visit[:-1])][visit[-1]]
+        item = self._scope.items[Address(path, visit[:-1])][visit[-1]]
+        return self._attempt.lend(f"item {visit[-1]} of the loop {path}", item)
 
     def index(self, loop: str | None = None) -> int:
         """The index of that item, from 0."""

@@ -6,7 +6,8 @@ Rules:
    same items share however often they are looped over.
 2. Items that are very large, or that cannot be encoded, are recorded by digest only. After a
    crash `over` is asked again, with the state as of entry, and every digest is compared.
-3. What a body sees is the decoded copy where there is one: a resumed body sees the same.
+3. What a body sees is a decoded copy, frozen: a resumed body sees the same. Only what cannot be
+   encoded is given out as it is.
 4. `loop` takes its whole collection at entry. One without a length that does not end is refused.
 """
 
@@ -39,11 +40,36 @@ UNSIZED_LIMIT = 1_000_000
 
 
 class Recorded(NamedTuple):
-    """A collection as it goes into the log, and as the body will see it."""
+    """A collection as it goes into the log, and as the body will see it.
+
+    `checkable`: whether items that are asked for again can be compared with these.
+    """
 
     collection: Collection
     items: Sequence[Any]
     blobs: dict[str, bytes]
+    checkable: bool = True
+
+
+class ByReference(Sequence[Any]):
+    """Items that the log does not hold, each given out as a decoded copy where it can be encoded."""
+
+    def __init__(self, items: Sequence[Any], codec: Codec) -> None:
+        self.items = items
+        self._codec = codec
+        self._last: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._last[0] != index:
+            try:
+                text, blobs = self._codec.encode(self.items[index])
+                self._last = index, self._codec.decode(text, blobs.__getitem__)
+            except UnencodableValue:
+                return self.items[index]
+        return self._last[1]
 
 
 def materialise(given: Any, address: Address) -> Sequence[Any]:
@@ -94,7 +120,7 @@ def record(items: Sequence[Any], codec: Codec, address: Address) -> Recorded:
         elif blobs:
             blobs = {}
     if not exact or total > TOTAL_LIMIT:
-        return _by_reference(items, texts)
+        return _by_reference(items, texts, codec)
     text = b"[%b]" % b",".join(texts)
     kept = list(_decoded(text, codec, blobs.__getitem__))
     if len(text) <= INLINE_LIMIT and not blobs:
@@ -103,11 +129,12 @@ def record(items: Sequence[Any], codec: Codec, address: Address) -> Recorded:
     return Recorded(BlobItems(len(texts), digest), kept, {**blobs, digest: text})
 
 
-def _by_reference(items: Sequence[Any], texts: list[bytes]) -> Recorded:
+def _by_reference(items: Sequence[Any], texts: list[bytes], codec: Codec) -> Recorded:
     digests = [hashlib.sha256(text).hexdigest() if text else "" for text in texts]
     body = msgspec.json.encode(digests)
     digest = hashlib.sha256(body).hexdigest()
-    return Recorded(RefItems(len(texts), digest), items, {digest: body})
+    borrowed = ByReference(items, codec)
+    return Recorded(RefItems(len(texts), digest), borrowed, {digest: body}, all(digests))
 
 
 def recorded_items(collection: Collection, journal: Journal, codec: Codec) -> Sequence[Any] | None:
@@ -140,7 +167,7 @@ def check_again(
             f"the loop {where} had {collection.count} items; asked again, there are {len(items)}"
         )
     digests = msgspec.json.decode(journal.fetch(collection.blob), type=list[str])
-    found = record_digests(items, codec)
+    found = _digests(items, codec)
     for index, (was, now) in enumerate(zip(digests, found, strict=True)):
         if was != now:
             raise ItemsError(
@@ -151,7 +178,7 @@ def check_again(
             )
 
 
-def record_digests(items: Sequence[Any], codec: Codec) -> Iterator[str]:
+def _digests(items: Sequence[Any], codec: Codec) -> Iterator[str]:
     """The digest of each item, "" where it cannot be encoded."""
     for item in items:
         try:

@@ -60,19 +60,11 @@ class Execution:
         decision = decide(journal.program, journal.state, given)
         if decision.facts:
             journal.write(decision.facts, blobs, decision.control)
-            self._wrote(decision.facts)
+            self._forget(decision.facts)
+            if self._observers:
+                told = decision.facts
+                self._tell(lambda who: who.on_facts(journal.run, told, journal.state))
         return decision.commands
-
-    def record(self, facts: Sequence[Fact]) -> None:
-        """Append and apply what nobody decided: a fact about the run itself."""
-        self.scope.journal.write(facts)
-        self._wrote(facts)
-
-    def _wrote(self, facts: Sequence[Fact]) -> None:
-        self._forget(facts)
-        if self._observers:
-            journal = self.scope.journal
-            self._tell(lambda who: who.on_facts(journal.run, facts, journal.state))
 
     async def drive(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
         """Begin, then perform commands until there are none left.

@@ -12,9 +12,9 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from asyncio import CancelledError
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from anyio import to_thread
 
 from kitchen.errors import ItemsError, KitchenError, ResourceError, WorkflowError
 from kitchen.machine import commands as C
+from kitchen.machine.cells import no_blobs
+from kitchen.machine.codec import Codec
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.events import Address, LoopEntered, RefItems
 from kitchen.machine.state import Cell
@@ -34,6 +36,7 @@ from kitchen.workflow.ir import ResourceNode, StageNode
 from kitchen.workflow.stage import Stage
 
 FEW = 1_000
+_PLAIN = Codec()
 
 
 class Performed(NamedTuple):
@@ -51,6 +54,7 @@ class Performer:
         self.running: Attempt | None = None
         self.failed: BaseException | None = None
         self._async: dict[str, bool] = {}
+        self._frozen_options: dict[int, Mapping[str, Any]] = {}
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             C.RunStage: self._run_stage,
             C.OpenLoop: self._open_loop,
@@ -74,15 +78,13 @@ class Performer:
         attempt.touched |= await self.ensure_items(address)
         node = self._scope.journal.program.nodes[address.path]
         assert isinstance(node, StageNode)
-        if self._scope.workflow.ir.seed_globals:
-            randomness.seed_globals(randomness.derive(self._scope.seed, address))
         self.running = attempt
         try:
-            await self._call(address.path, attempt, node.options, thread=node.thread)
+            await self._call(address.path, attempt, self._options(node), thread=node.thread)
             effects = attempt.finish()
             self._check_config()
-        except (Exception, SystemExit, CancelledError) as error:
-            if isinstance(error, CancelledError) and being_cancelled():
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and being_cancelled():
                 raise
             self.failed = error
             discarded = _discarded(attempt)
@@ -118,6 +120,12 @@ class Performer:
         recorded = record() if few else await to_thread.run_sync(record)
         self._scope.items[address] = recorded.items
         touched = tuple(attempt.touched)
+        if not recorded.checkable and self._scope.journal.state.stateful(touched):
+            raise ItemsError(
+                f"the items of the loop {address} cannot be encoded, and `over` used "
+                f"{', '.join(sorted(touched))}: after a crash they could not be had again exactly",
+                hint="give items that can be kept, or draw them in the body",
+            )
         return Performed(C.CollectionOpened(address, recorded.collection, touched), recorded.blobs)
 
     async def _open_resource(self, command: C.OpenResource) -> Performed:
@@ -132,8 +140,9 @@ class Performer:
         node = self._scope.journal.program.nodes[address.path]
         assert isinstance(node, ResourceNode)
         try:
-            made = await self._call(address.path, attempt, {}, thread=True, finish=False)
-            live = await self._scope.live.open(name, made, node.stateful)
+            made = await self._call(address.path, attempt, {}, thread=True, awaited=False)
+            used = attempt.touched | attempt.peeked
+            live = await self._scope.live.open(name, made, node.stateful, used)
             self._check_untouched(attempt)
         except KitchenError:
             raise
@@ -147,8 +156,9 @@ class Performer:
         return live.stateful
 
     async def _close(self, command: C.CloseResources) -> Performed:
+        reach = self._scope.live.reach(command.names)
         await self._scope.live.close(command.names)
-        return Performed(C.BlockClosed(command.address), {})
+        return Performed(C.BlockClosed(command.address, reach), {})
 
     async def _save(self, command: C.SaveCheckpoint) -> Performed:
         return Performed(C.CheckpointWritten(command.address, await self.save()), {})
@@ -160,6 +170,16 @@ class Performer:
         if not names:
             return {}
         return await to_thread.run_sync(checkpoint.save, names, scope.live, scope.journal)
+
+    def _options(self, node: StageNode) -> Mapping[str, Any]:
+        """A stage's options, frozen: the program that they come from serves other runs too."""
+        if not node.options:
+            return node.options
+        known = self._frozen_options.get(id(node))
+        if known is None:
+            text = _PLAIN.encode(node.options, where="options").json
+            known = self._frozen_options[id(node)] = _PLAIN.decode(text, no_blobs, key="options")
+        return known
 
     # --- calling user code ---
 
@@ -174,9 +194,9 @@ class Performer:
         seen = scope.journal.state.core.data if data is None else data
         return Attempt(address, number, seen, scope.codec, scope.journal.fetch, kind)
 
-    def past_attempt(self, address: Address, seq: int, kind: str) -> Attempt:
-        """An attempt that sees the state as it was at a seq."""
-        return self._attempt(address, 0, kind, self._scope.journal.state_at(seq).core.data)
+    def past_attempt(self, address: Address, data: Mapping[str, Cell], kind: str) -> Attempt:
+        """An attempt that sees the state as it was."""
+        return self._attempt(address, 0, kind, data)
 
     async def _sealed(self, path: str, attempt: Attempt, *, thread: bool) -> Any:
         try:
@@ -193,7 +213,7 @@ class Performer:
         options: Mapping[str, Any],
         *,
         thread: bool,
-        finish: bool = True,
+        awaited: bool = True,
     ) -> Any:
         binding = self._scope.binding(path)
         body: Any = binding.execute if isinstance(binding, Stage) else binding
@@ -201,13 +221,15 @@ class Performer:
         is_async = self._async.get(path)
         if is_async is None:
             is_async = self._async[path] = _is_async(body)
-        if is_async and finish:
-            return await body(ctx)
+        if self._scope.workflow.ir.seed_globals:
+            randomness.seed_globals(randomness.derive(self._scope.seed, attempt.address))
+        if is_async and awaited:
+            return await _balanced(body(ctx))
         if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread
             (result,) = await to_thread.run_sync(lambda: (body(ctx),))
         else:
             result = body(ctx)
-        return await result if finish and inspect.isawaitable(result) else result
+        return await _balanced(result) if awaited and inspect.isawaitable(result) else result
 
     async def _ask_over(self, address: Address, attempt: Attempt) -> Any:
         try:
@@ -262,11 +284,12 @@ class Performer:
         if kept is not None:
             return kept
         assert isinstance(collection, RefItems)
-        attempt = self.past_attempt(loop, entered - 1, "`over`")
+        seen = scope.journal.state_at(entered - 1).core.data
+        attempt = self.past_attempt(loop, seen, "`over`")
         again = await self._ask_over(loop, attempt)
         items.check_again(again, collection, scope.journal, scope.codec, loop)
         touched |= attempt.touched
-        return again
+        return items.ByReference(again, scope.codec)
 
 
 def _discarded(attempt: Attempt) -> tuple[Any, ...]:
@@ -274,6 +297,27 @@ def _discarded(attempt: Attempt) -> tuple[Any, ...]:
         return attempt.finish()
     except Exception:  # what made the stage fail may make this fail too, and is told already
         return ()
+
+
+async def _balanced(work: Awaitable[Any]) -> Any:
+    """Await user code; what it left of its own cancellations is taken back.
+
+    Python 3.11's `asyncio.TaskGroup` cancels its parent task when a child fails while it is left,
+    and does not say that this is over; the next cancel scope would take it for a cancellation.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # another event loop than asyncio's
+        return await work
+    before = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    except asyncio.CancelledError:
+        before = None
+        raise
+    finally:
+        while task is not None and before is not None and task.cancelling() > before:
+            task.uncancel()
 
 
 def _is_async(body: Any) -> bool:

@@ -5,8 +5,11 @@ Rules:
 1. A live object never outlives the process and never enters the log. The log knows its name,
    where it was opened, whether it is stateful, and the manifests of its checkpoints.
 2. Any access by user code touches, `peek` does not. What was touched is known to the attempt.
+   A resource whose factory used another (a peek counts here, as it may be kept) is tied to it: to
+   touch either is to touch both, and so on, since what the one holds may be the other's.
 3. A factory gives an object, an awaitable of one, or a context manager (plain or async), which
-   is entered and, when the resource is closed, left.
+   is entered and, when the resource is closed, left: a plain one in a worker thread of its own,
+   the same for both, an async one in the task of the run.
 4. Anything with `state_dict` and `load_state_dict` is stateful unless it was declared not to be.
    One that has neither and was not declared `stateful=False` cannot be resumed: the first touch
    warns.
@@ -18,6 +21,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -31,12 +35,18 @@ T = TypeVar("T")
 
 
 class Live:
-    """One open resource. `leave` closes it; `declared` is what `wf.resource` said of `stateful`."""
+    """One open resource. `stack` closes it; `declared` is what `wf.resource` said of `stateful`.
 
-    def __init__(self, name: str, value: Any, declared: bool | None) -> None:
+    `reach`: the names of all that is touched with it, its own included; all of them share it.
+    """
+
+    def __init__(
+        self, name: str, value: Any, declared: bool | None, stack: contextlib.AsyncExitStack
+    ) -> None:
         self.name = name
         self.value = value
-        self.leave: contextlib.AsyncExitStack | None = None
+        self.stack = stack
+        self.reach = {name}
         self.stateful = declared is not False and is_stateful(value)
         self.warned = declared is not None or self.stateful
 
@@ -54,25 +64,24 @@ class LiveResources:
     def __init__(self) -> None:
         self._open: dict[str, Live] = {}
 
-    async def open(self, name: str, made: Any, declared: bool | None) -> Live:
-        """Take what a factory returned as the resource `name`.
+    async def open(
+        self, name: str, made: Any, declared: bool | None, used: Iterable[str] = ()
+    ) -> Live:
+        """Take what a factory returned as the resource `name`; `used` is what it looked at.
 
         Raises `ResourceError` where it is declared stateful and is not.
         """
         stack = contextlib.AsyncExitStack()
-        value: Any = await made if inspect.isawaitable(made) else made
-        entered: Any = None
         if inspect.isawaitable(made):
-            pass  # the awaited object itself is the resource, whatever else it can do
-        elif hasattr(value, "__aenter__") and hasattr(value, "__aexit__"):
-            entered = await stack.enter_async_context(value)
-        elif hasattr(value, "__enter__") and hasattr(value, "__exit__"):
-            # `@contextmanager` functions do their work on entry, so not on the event loop.
-            entered = await to_thread.run_sync(value.__enter__)
-            stack.push(value)
-        value = value if entered is None else entered
-        live = Live(name, value, declared)
-        live.leave = stack
+            # The awaited object itself is the resource, whatever else it can do.
+            value: Any = await made
+        else:
+            value = await _entered(made, stack)
+        live = Live(name, value, declared, stack)
+        for other in used:
+            live.reach |= self.get(other).reach
+        for other in live.reach & self._open.keys():
+            self._open[other].reach = live.reach
         self._open[name] = live
         if declared is True and not live.stateful:
             await self.close([name])
@@ -96,6 +105,11 @@ class LiveResources:
     def __contains__(self, name: str) -> bool:
         return name in self._open
 
+    def reach(self, names: Iterable[str]) -> tuple[str, ...]:
+        """All that is touched when these are: what their factories used, and so on."""
+        reached = [self._open[name].reach for name in names if name in self._open]
+        return tuple(sorted(set[str]().union(*reached)))
+
     async def close(
         self, names: Iterable[str] | None = None, *, error: BaseException | None = None
     ) -> None:
@@ -108,15 +122,32 @@ class LiveResources:
         failed: ResourceError | None = None
         for name in [name for name in reversed(self._open) if name in wanted]:
             live = self._open.pop(name)
+            live.reach.discard(name)
             try:
-                if live.leave is not None:
-                    traceback = error.__traceback__ if error is not None else None
-                    await live.leave.__aexit__(type(error) if error else None, error, traceback)
+                traceback = error.__traceback__ if error is not None else None
+                await live.stack.__aexit__(type(error) if error else None, error, traceback)
             except Exception as raised:
                 if not _is_or_holds(raised, error):
                     failed = failed or _chained(f"resource {name!r} could not be closed", raised)
         if failed is not None:
             raise failed
+
+
+async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> Any:
+    """What is to be the resource, entered if it is a context manager."""
+    entered: Any = None
+    if hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
+        entered = await stack.enter_async_context(made)
+    elif hasattr(made, "__enter__") and hasattr(made, "__exit__"):
+        thread = ThreadPoolExecutor(1, "kitchen-resource")
+        stack.callback(thread.shutdown, wait=False)
+
+        async def leave(*told: Any) -> bool:
+            return await to_thread.run_sync(thread.submit(made.__exit__, *told).result)
+
+        entered = await to_thread.run_sync(thread.submit(made.__enter__).result)
+        stack.push_async_exit(leave)
+    return made if entered is None else entered
 
 
 def _is_or_holds(raised: BaseException, error: BaseException | None) -> bool:
@@ -148,7 +179,7 @@ class Resources:
         Raises `UnknownResource`.
         """
         live = self._get(key)
-        self._attempt.touched.add(live.name)
+        self._attempt.touched |= live.reach
         if not live.warned:
             live.warned = True
             warnings.warn(
@@ -162,7 +193,9 @@ class Resources:
 
     def peek(self, key: Resource[T] | str) -> T:
         """The live object, for looking only: this does not touch it, so do not change it."""
-        return self._get(key).value
+        live = self._get(key)
+        self._attempt.peeked.add(live.name)
+        return live.value
 
     def __contains__(self, key: object) -> bool:
         name = key.name if isinstance(key, Resource) else key

@@ -4,9 +4,9 @@ Rules:
 
 1. The log decides. A run whose stateful resources were touched since the last cut is rewound to
    it; any other goes on from its last event.
-2. Resources are opened in their old order, each factory with the state that it saw then, and each
-   is loaded before the next factory may look at it. One that a later factory used is loaded again
-   at the end: an optimiser's factory may do to its model what it likes.
+2. Resources are opened in their old order. Each factory sees the state that it saw then, and the
+   other resources as their last checkpoint before that had them. In the end all are loaded as the
+   cut has them: an optimiser's factory may do to its model what it likes.
 3. A changed workflow may go on if every recorded event is legal on it. If not, the error names
    the first that is not, and what the recorded workflow did there. Nothing is guessed.
 """
@@ -20,18 +20,19 @@ from anyio import to_thread
 
 from kitchen.errors import IllegalEvent, NotResumable, WorkflowChanged
 from kitchen.log.journal import Journal
-from kitchen.log.reader import read_facts, recorded_ir
+from kitchen.log.reader import recorded_ir
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.commands import Command
-from kitchen.machine.events import Address, Host
-from kitchen.machine.fold import apply
+from kitchen.machine.events import Address, Host, Manifest
 from kitchen.machine.state import ResourceState, State
 from kitchen.ports.event_store import EventStore
 from kitchen.runner import checkpoint
+from kitchen.runner.declared import initial_state
 from kitchen.runner.failure import describe
 from kitchen.runner.loop import Execution
+from kitchen.runner.scope import Scope
 from kitchen.workflow import ir as IR
 from kitchen.workflow.definition import Workflow
 from kitchen.workflow.ir import WorkflowIR
@@ -58,10 +59,10 @@ def open_journal(
 
 def _refold(journal: Journal, recorded: WorkflowIR) -> None:
     """Fold the whole log on a changed workflow: snapshots of the old one do not serve."""
+    journal.check(0)
     state = State()
     try:
-        for fact in read_facts(journal.store, journal.run):
-            apply(journal.program, state, fact, journal)
+        journal.state = journal.folded(state, None)
     except IllegalEvent as error:
         new = journal.program.ir
         lines = "\n  ".join(differences(recorded, new)) or "(only the order)"
@@ -71,7 +72,6 @@ def _refold(journal: Journal, recorded: WorkflowIR) -> None:
             f"  now: {error.message}\n  what changed:\n  {lines}",
             hint="resume with the code that started it, or start a new run",
         ) from None
-    journal.state = state
 
 
 def _told(store: EventStore, run: str, seq: int) -> str:
@@ -85,8 +85,8 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
     before, after = dict(IR.walk(old)), dict(IR.walk(new))
     told = [
         f"changed: {name} of the workflow"
-        for name in ("name", "seed_globals")
-        if getattr(old, name) != getattr(new, name)
+        for name in ("name", "seed_globals", "config", "state")
+        if _code(getattr(old, name)) != _code(getattr(new, name))
     ]
     told += [f"removed: {path}" for path in before if path not in after]
     told += [f"added: {path}" for path in after if path not in before]
@@ -103,38 +103,38 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
 
 
 def _own(node: Any) -> dict[str, Any]:
-    """A node's own fields, without its children. A script is the same module under any name."""
+    """A node's own fields, without its children."""
     inner = {"then", "otherwise"} | ({"body"} if isinstance(node, IR.LoopNode) else set[str]())
     own = {name: getattr(node, name) for name in node.__struct_fields__ if name not in inner}
-    for name, value in own.items():
-        if isinstance(value, IR.CodeRef):
-            own[name] = (value.qualname, value.digest)
-    return own
+    return {name: _code(value) for name, value in own.items()}
 
 
-async def take_up(execution: Execution, host: Host, changes: tuple[str, ...]) -> Sequence[Command]:
+def _code(value: Any) -> Any:
+    """A script is the same module under any name, so the name is left out."""
+    return (value.qualname, value.digest) if isinstance(value, IR.CodeRef) else value
+
+
+async def take_up(execution: Execution, host: Host, changed: tuple[str, ...]) -> Sequence[Command]:
     """Resume: the commands with which the run goes on.
 
-    A resource that cannot be had again fails the run, and raises what `run` would raise.
+    A resource that cannot be had again fails the run.
     """
     scope = execution.scope
-    if changes:
-        program = scope.journal.program
-        ir = E.Raw(IR.to_json(program.ir))
-        execution.record([E.Fact(E.WorkflowChanged(ir, program.fingerprint, changes))])
-    execution.step(C.Resume(host))
+    execution.step(C.Resume(host, _workflow_changed(scope, changed) if changed else None))
+    if scope.journal.state.status != "running":
+        return ()  # the crash budget is spent
     resources = list(scope.journal.state.core.resources.items())
-    used: set[str] = set()
+    restoring = _Restoring(execution)
     at = Address("")
     try:
         for name, known in resources:
             at = Address(known.path, known.visit)
-            used |= await _reopen(execution, name, known)
-            await _load(execution, name, known)
+            await restoring.open(name, known)
+        for at in scope.journal.state.core.control.active:
+            restoring.used |= await execution.performer.ensure_items(at)
         for name, known in resources:
-            if name in used:
-                at = Address(known.path, known.visit)
-                await _load(execution, name, known)
+            at = Address(known.path, known.visit)
+            await restoring.load(name, known.manifest, again=name in restoring.used)
     except (Exception, SystemExit) as error:
         execution.performer.failed = error
         execution.step(C.CommandFailed(at, describe(error)))
@@ -144,24 +144,49 @@ async def take_up(execution: Execution, host: Host, changes: tuple[str, ...]) ->
     return execution.step(C.Continue())
 
 
-async def _reopen(execution: Execution, name: str, known: ResourceState) -> set[str]:
-    """Call a factory again, with the state that it saw; the resources that it used."""
-    address = Address(known.path, known.visit)
-    attempt = execution.performer.past_attempt(address, known.opened - 1, "factory")
-    attempt.touched |= await execution.performer.ensure_items(address)
-    stateful = await execution.performer.open(name, address, attempt)
-    if known.stateful and not stateful:
-        raise NotResumable(
-            f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
-            hint="resume with the code that started the run",
-        )
-    return attempt.touched
+class _Restoring:
+    """Resources as they come back; `used` are those that something got at while they did."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._loaded: dict[str, Manifest] = {}
+        self.used: set[str] = set()
+
+    async def open(self, name: str, known: ResourceState) -> None:
+        """Call a factory again, with the state and the resources that it saw."""
+        performer, journal = self._execution.performer, self._execution.scope.journal
+        address = Address(known.path, known.visit)
+        then = journal.state_at(known.opened - 1).core
+        for other, was in then.resources.items():
+            if other in self._execution.scope.live:
+                await self.load(other, was.manifest, again=other in self.used)
+        attempt = performer.past_attempt(address, then.data, "factory")
+        attempt.touched |= await performer.ensure_items(address)
+        stateful = await performer.open(name, address, attempt)
+        if known.stateful and not stateful:
+            raise NotResumable(
+                f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
+                hint="resume with the code that started the run",
+            )
+        self.used |= attempt.touched
+
+    async def load(self, name: str, manifest: Manifest | None, *, again: bool) -> None:
+        """Load what a checkpoint holds, if that is not what is loaded already."""
+        if manifest is None or (self._loaded.get(name) == manifest and not again):
+            return
+        scope = self._execution.scope
+        value = scope.live.get(name).value
+        await to_thread.run_sync(checkpoint.load, name, value, manifest, scope.journal)
+        self._loaded[name] = manifest
+        self.used.discard(name)
 
 
-async def _load(execution: Execution, name: str, known: ResourceState) -> None:
-    """Load what its last checkpoint holds, if there is one."""
-    scope, manifest = execution.scope, known.manifest
-    if manifest is None:
-        return
-    live = scope.live.get(name).value
-    await to_thread.run_sync(checkpoint.load, name, live, manifest, scope.journal)
+def _workflow_changed(scope: Scope, changed: tuple[str, ...]) -> E.WorkflowChanged:
+    """The event that tells a change, with the defaults of fields that the state has gained."""
+    program, state = scope.journal.program, scope.journal.state
+    assert state.started is not None
+    known = state.core.data.keys() | state.started.state.keys()
+    declared = initial_state(scope.workflow.state_type, scope.codec)
+    gained = {key: value for key, value in declared.items() if key not in known}
+    ir = E.Raw(IR.to_json(program.ir))
+    return E.WorkflowChanged(ir, program.fingerprint, changed, gained)

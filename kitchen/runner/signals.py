@@ -31,6 +31,9 @@ def listening(execution: Execution, *, quiet: bool = False) -> Generator[None]:
     def heard(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         if execution.stop_signal is not None:
+            if not quiet:
+                with suppress(OSError):
+                    os.write(2, f"\n{name}: ended at once\n".encode())
             os._exit(EXIT_CODES[name])
         execution.stop_signal = name
         if not quiet:  # not through sys.stderr: a handler may interrupt a write to it

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. The lock on the run is taken before any work, and held until the end.
+1. Whoever calls holds the lock on the run, taken before any work and until the end.
 2. Everything that can be refused is refused before the first event: config, state type, adapters.
 3. Under a launcher of several ranks, rank 0 owns the run; the others are told so.
 """
@@ -16,7 +16,6 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple, cast
@@ -104,59 +103,52 @@ async def start(
     seed: int,
     options: Options,
 ) -> Ended:
-    """Start a new run and drive it to its end.
+    """Start a new run and drive it to its end; the caller holds the lock.
 
-    Raises `ConfigError`, `RunExists`, `RunHeld`, `StoreError` before anything ran.
+    Raises `ConfigError`, `RunExists`, `StoreError` before anything ran.
     """
-    check_rank()
     recorded = configs.record(configs.convert(given, workflow.config_type))
     config = configs.restore(recorded, workflow.config_type)
-    with store.lease(run_id, note=workflow.name):
-        journal = Journal(store, run_id, compile_workflow(workflow.ir))
-        scope = _scope(workflow, journal, config, seed, options)
-        execution = Execution(scope, options.observers)
-        started = RunStarted(
-            workflow=workflow.name,
-            ir=Raw(IR.to_json(workflow.ir)),
-            fingerprint=workflow.fingerprint,
-            config=recorded,
-            state=initial_state(workflow.state_type, scope.codec),
-            seed=seed,
-            locator=workflow.locator,
-            host=this_host(),
-        )
+    journal = Journal(store, run_id, compile_workflow(workflow.ir))
+    scope = _scope(workflow, journal, config, seed, options)
+    execution = Execution(scope, options.observers)
+    started = RunStarted(
+        workflow=workflow.name,
+        ir=Raw(IR.to_json(workflow.ir)),
+        fingerprint=workflow.fingerprint,
+        config=recorded,
+        state=initial_state(workflow.state_type, scope.codec),
+        seed=seed,
+        durability=store.durability,
+        locator=workflow.locator,
+        host=this_host(),
+    )
 
-        async def begin() -> Sequence[Command]:
-            return execution.step(C.Start(started))
+    async def begin() -> Sequence[Command]:
+        return execution.step(C.Start(started))
 
-        await _drive(execution, options, begin)
-        return Ended(journal, execution.performer.failed)
+    await _drive(execution, options, begin)
+    return Ended(journal, execution.performer.failed)
 
 
 async def take_up_run(
-    workflow: Workflow[Any, Any],
-    store: EventStore,
-    run_id: str,
-    options: Options,
-    lease: AbstractContextManager[Any],
+    workflow: Workflow[Any, Any], store: EventStore, run_id: str, options: Options
 ) -> Ended:
-    """Resume a run and drive it to its end; a completed one is left as it is.
+    """Resume a run and drive it to its end; the caller holds the lock. A completed one is left
+    as it is.
 
-    Raises `RunHeld` before any work, `WorkflowChanged`, `StoreError`.
+    Raises `WorkflowChanged`, `CorruptStore`, `StoreError`.
     """
-    check_rank()
-    with lease:
-        journal, changes = open_journal(store, run_id, workflow)
-        if journal.state.status == "completed":
-            return Ended(journal)
-        begun = journal.state.started
-        assert begun is not None
-        config = configs.restore(begun.config, workflow.config_type)
-        scope = _scope(workflow, journal, config, begun.seed, options)
-        execution = Execution(scope, options.observers)
-
-        await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
-        return Ended(journal, execution.performer.failed)
+    journal, changes = open_journal(store, run_id, workflow)
+    if journal.state.status == "completed":
+        return Ended(journal)
+    begun = journal.state.started
+    assert begun is not None
+    config = configs.restore(begun.config, workflow.config_type)
+    scope = _scope(workflow, journal, config, begun.seed, options)
+    execution = Execution(scope, options.observers)
+    await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
+    return Ended(journal, execution.performer.failed)
 
 
 async def _drive(

@@ -80,8 +80,8 @@ def workflow(
 
     `config` and `state` are `msgspec.Struct` classes or dataclasses; left out, both are
     mappings. `adapters` makes the adapters of a run, from its config or from nothing.
-    `seed_globals=True` seeds the global random generators before each stage. The workflow
-    is called what the function is called, unless `name` says otherwise.
+    `seed_globals=True` seeds the global random generators before each call of user code. The
+    workflow is called what the function is called, unless `name` says otherwise.
 
     Raises `WorkflowError`, and whatever the function raises.
     """

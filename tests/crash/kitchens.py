@@ -217,6 +217,168 @@ def scoped(wf: WorkflowBuilder) -> None:
     wf.stage("note", lambda ctx: ctx.state.update({"model": ctx.resources[MODEL].state_dict()}))
 
 
+# --- dependence: stages that use a resource which holds on to another ----------------------------
+
+
+class Trainer:
+    """Holds no state of its own: all that it changes is somebody else's."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def fit(self, by: float) -> float:
+        act = getattr(self.target, "step", None) or self.target.update
+        return act(by)
+
+
+TRAINER: Resource[Trainer] = Resource(
+    "trainer", lambda ctx: Trainer(ctx.resources[OPTIMISER]), stateful=False
+)
+PEEKER: Resource[Trainer] = Resource(
+    "peeker", lambda ctx: Trainer(ctx.resources.peek(MODEL)), stateful=False
+)
+ALIAS: Resource[Model] = Resource("alias", lambda ctx: ctx.resources[MODEL])
+
+
+def step_alone(ctx: Context) -> None:
+    trace(ctx)
+    ctx.append("losses", ctx.resources[OPTIMISER].step(ctx.rng.random()))
+
+
+def large_step(ctx: Context) -> bool:
+    return ctx.resources[OPTIMISER].step(ctx.rng.random()) > 2.0
+
+
+@kitchen.workflow
+def dependent(wf: WorkflowBuilder) -> None:
+    """The optimiser alone is used, by stages and by a predicate; the model is what it changes."""
+    wf.resource(MODEL)
+    wf.resource(OPTIMISER)
+    with wf.loop("epochs", over=lambda ctx: range(4)):
+        wf.stage("step_alone", step_alone)
+        with wf.conditional(lambda ctx: ctx.index() in (0, 2), name="even"):
+            wf.checkpoint()
+        with wf.conditional(large_step):
+            wf.stage("celebrate", celebrate)
+    wf.stage("note_resources", note_resources)
+
+
+def fit_trainer(ctx: Context) -> None:
+    trace(ctx)
+    ctx.append("losses", ctx.resources[TRAINER].fit(ctx.rng.random()))
+
+
+def fit_peeker(ctx: Context) -> None:
+    trace(ctx)
+    ctx.append("losses", ctx.resources[PEEKER].fit(ctx.rng.random()))
+
+
+@kitchen.workflow
+def around(wf: WorkflowBuilder) -> None:
+    """What is used has no state: a trainer around the optimiser, and one that peeked its model."""
+    wf.resource(MODEL)
+    wf.resource(OPTIMISER)
+    wf.resource(TRAINER)
+    wf.resource(PEEKER)
+    with wf.loop("epochs", over=lambda ctx: range(3)):
+        wf.stage("fit_trainer", fit_trainer)
+        wf.checkpoint("half")
+        wf.stage("fit_peeker", fit_peeker)
+        with wf.conditional(lambda ctx: ctx.index() == 1, name="second"):
+            wf.checkpoint()
+    wf.stage("note_resources", note_resources)
+
+
+def update_alias(ctx: Context) -> None:
+    trace(ctx)
+    ctx.append("sums", ctx.resources[ALIAS].update(ctx.rng.random()))
+
+
+def note_model(ctx: Context) -> None:
+    trace(ctx)
+    ctx.state["model"] = ctx.resources[MODEL].state_dict()
+
+
+@kitchen.workflow
+def aliased(wf: WorkflowBuilder) -> None:
+    """One object under two names, used by the second alone."""
+    wf.resource(MODEL)
+    wf.resource(ALIAS)
+    with wf.loop("epochs", over=lambda ctx: range(3)):
+        wf.stage("update_alias", update_alias)
+        wf.checkpoint()
+        wf.stage("update_alias_again", update_alias)
+    wf.stage("note_model", note_model)
+
+
+# --- references: factories that copy what another resource holds, and keep the copy --------------
+
+
+def copy_weights(ctx: Any) -> Any:
+    return ctx.resources[MODEL].weights.copy()
+
+
+def improve(ctx: Context) -> None:
+    trace(ctx)
+    model = ctx.resources[MODEL]
+    towards = sum(
+        float(ctx.resources[name].sum())
+        for name in ("first", "second", "round")
+        if name in ctx.resources
+    )
+    ctx.append("sums", model.update(towards * 0.1 + ctx.rng.random()))
+
+
+def note_references(ctx: Context) -> None:
+    note_model(ctx)
+    ctx.merge("references", {name: ctx.resources[name] for name in ("first", "second")})
+
+
+@kitchen.workflow
+def references(wf: WorkflowBuilder) -> None:
+    """Frozen copies: from before any training, from right behind a checkpoint, one in each round."""
+    wf.resource(MODEL)
+    wf.resource("first", copy_weights, stateful=False)
+    with wf.loop("warm", over=lambda ctx: range(2)):
+        wf.stage("warm_up", improve)
+        wf.checkpoint("warmed")
+    wf.resource("second", copy_weights, stateful=False)
+    with wf.loop("rounds", over=lambda ctx: range(3)):
+        wf.resource("round", copy_weights, stateful=False)
+        wf.stage("improve", improve)
+        with wf.conditional(lambda ctx: ctx.index() > 0, name="late"):
+            wf.checkpoint("middle")
+        wf.stage("improve_again", improve)
+        wf.checkpoint("end")
+    wf.stage("note_references", note_references)
+
+
+# --- seeded: the global generators, wherever user code may draw from them ------------------------
+
+
+def draw() -> float:
+    return random.random() + float(np.random.rand())
+
+
+def note_draw(ctx: Context) -> None:
+    trace(ctx)
+    total = ctx.resources["noisy"].update(draw() + ctx.resources["noise"]["drawn"])
+    ctx.append("drawn", (total, ctx.item()))
+
+
+@kitchen.workflow(seed_globals=True)
+def seeded(wf: WorkflowBuilder) -> None:
+    wf.resource("noisy", lambda ctx: Model(draw()))
+    wf.resource("noise", lambda ctx: {"drawn": draw()}, stateful=False)
+    wf.stage("begin", lambda ctx: ctx.state.update(drawn=[draw()]))
+    with wf.loop("draws", over=lambda ctx: [draw() for _ in range(3)]):
+        with wf.conditional(lambda ctx: draw() < 1.0, name="small"):
+            wf.stage("note_draw", note_draw)
+        with wf.otherwise():
+            wf.stage("note_none", lambda ctx: ctx.append("drawn", -1.0))
+    wf.stage("end", lambda ctx: ctx.state.update(noisy=ctx.resources["noisy"].state_dict()))
+
+
 # --- items: collections in blobs, by reference, seen twice, over arrays ---------------------------
 
 
@@ -250,4 +412,6 @@ def items(wf: WorkflowBuilder) -> None:
         wf.stage("take_opaque", take)
 
 
-ALL: list[Workflow[Any, Any]] = [plain, training, scoped, items]
+ALL: list[Workflow[Any, Any]] = [
+    plain, training, scoped, items, dependent, around, aliased, references, seeded,
+]  # fmt: skip

@@ -2,11 +2,13 @@
 
 "Before" is the moment between a stage's effect and its commit; "after" is the moment when the
 log has it and nothing has been performed yet; "blob" is the moment when blobs are written that
-no event names yet.
+no event names yet. The same holds for a run that is asked to stop at every append.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -147,6 +149,71 @@ def test_crash_of_the_resume_itself(workflow: Any) -> None:
             except Killed:
                 run = kitchen.resume("r", workflow, store=store)
             assert essence(run) == expected
+
+
+class Stopping:
+    """An observer that sends SIGINT, once, when so many batches of facts have been written."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.sent = False
+
+    def on_facts(self, *_: Any, **__: Any) -> None:
+        self.left -= 1
+        if self.left < 0 and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_progress(self, *_: Any, **__: Any) -> None: ...
+
+
+def stop(workflow: Any, store: MemoryStore, at: int) -> bool:
+    """Start or resume it, and stop it by Ctrl-C; whether it stopped before its end."""
+    try:
+        kitchen.run(
+            workflow,
+            store=store,
+            run_id="r",
+            seed=7,
+            if_exists="resume",
+            observers=[Stopping(at)],
+        )
+    except kitchen.RunInterrupted:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("workflow", kitchens.ALL, ids=lambda w: w.name)
+def test_stopped_by_ctrl_c_at_every_point(workflow: Any) -> None:
+    """What was touched is saved at the stop, so nothing is taken back, and nothing is lost."""
+    whole, appends, _ = whole_run(workflow)
+    expected = essence(whole)
+    stopped = 0
+    for at in range(appends):
+        store = MemoryStore()
+        stopped += stop(workflow, store, at)
+        run = kitchen.run(workflow, store=store, run_id="r", seed=7, if_exists="resume")
+        assert essence(run) == expected, f"stopped behind append {at}"
+        assert not [record for record in store.read("r") if record.type == "RunRewound"]
+        assert store.verify() == []
+    assert stopped > appends / 2
+
+
+@pytest.mark.parametrize("workflow", kitchens.ALL, ids=lambda w: w.name)
+def test_stopped_then_killed_then_stopped(workflow: Any) -> None:
+    """Rewinds go to the checkpoint that a stop has saved as to any other."""
+    whole, appends, _ = whole_run(workflow)
+    expected = essence(whole)
+    for at in range(1, appends, 4):
+        store = MemoryStore()
+        if not stop(workflow, store, at):
+            continue
+        try:
+            run = kitchen.resume("r", workflow, store=Mortal(store, "after", 9))
+        except Killed:
+            stop(workflow, store, 7)
+            run = kitchen.run(workflow, store=store, run_id="r", seed=7, if_exists="resume")
+        assert essence(run) == expected, f"stopped behind append {at}"
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

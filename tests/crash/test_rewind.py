@@ -114,8 +114,8 @@ def test_touched_is_rewound_to_the_cut() -> None:
     assert dict(run.state) == dict(whole.state)
     (rewound,) = of_type(store, "RunRewound")
     event: Any = rewound.event
-    first_touch = of_type(store, "ResourceTouched")[1]
-    assert event.to == first_touch.seq - 1
+    (first_start,) = [e for e in of_type(store, "StageStarted") if e.path == "again"][:1]
+    assert event.to == first_start.seq
     assert event.touched == ("box",)
     (restored,) = of_type(store, "ResourceRestored")
     assert restored.event == type(restored.event)("box", of_type(store, "CheckpointSaved")[0].seq)  # type: ignore[call-arg]
@@ -158,7 +158,8 @@ def test_a_resource_never_saved_is_cut_where_it_was_opened() -> None:
     assert run.state["before"] == 1
     assert run.state["box"] == {"value": 2.5, "changes": 1}
     (rewound,) = of_type(store, "RunRewound")
-    assert rewound.event.to == of_type(store, "ResourceTouched")[0].seq - 1  # type: ignore[attr-defined]
+    (first_start,) = [e for e in of_type(store, "StageStarted") if e.path == "use"][:1]
+    assert rewound.event.to == first_start.seq  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("dies_at", range(6))

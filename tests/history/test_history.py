@@ -60,9 +60,7 @@ class Keeping:
 
     def on_facts(self, run_id: str, facts: Sequence[Fact], state: Any) -> None:
         # cells cache what was read, so copies are read
-        fresh = {
-            k: cells.Cell(c.base, list(c.deltas), len(c.deltas)) for k, c in state.core.data.items()
-        }
+        fresh = {k: cells.Cell(c.base, c.deltas) for k, c in state.core.data.items()}
         codec = Codec()
         self.states[state.seq] = {
             key: cells.read(cell, codec, self._store.blobs.get, key) for key, cell in fresh.items()

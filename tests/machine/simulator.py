@@ -3,6 +3,11 @@
 Everything that this user code does follows from the address and from what it can see (the
 state, and the resources that it touches), as real user code's would. So two histories are equal
 if and only if nothing was lost, doubled or reordered.
+
+Taking a run up follows `kitchen.runner.resume`: each factory sees the state and the resources as
+they were when it was first called, and in the end all are loaded as the cut has them. What needs
+live objects is left to the crash matrix: resources that hold on to others and touch them so,
+items that are asked for again, and a workflow that has changed.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from kitchen.machine.commands import Command, Input
 from kitchen.machine.decide import decide, outstanding
 from kitchen.machine.events import Address, Fact, Host
 from kitchen.machine.fold import ListRecall, apply, fold
-from kitchen.machine.state import State
+from kitchen.machine.state import ResourceState, State
 from kitchen.workflow.ir import (
     CheckpointNode,
     CodeRef,
@@ -98,14 +103,29 @@ class World:
         resources = self.state.core.resources
         past = ListRecall(self.program, self.log)
         for name, known in resources.items():
-            then = past.state_at(known.opened - 1)
+            then = past.state_at(self.asked(known))
+            for other, was in then.core.resources.items():
+                self.load(other, was)
             self.open(name, Address(known.path, known.visit), then)
         for name, known in resources.items():
-            if known.manifest is not None:
-                self.live[name] = int(bytes(known.manifest.tree))
+            self.load(name, known)
         for name, known in list(resources.items()):
             self.step(C.ResourceReturned(name, known.saved))
         return self.step(C.Continue())
+
+    def asked(self, known: ResourceState) -> int:
+        """The seq at which its factory was called: what it touched is told before its opening."""
+        seq = known.opened - 1
+        while isinstance(self.log[seq - 1].event, E.ResourceTouched):
+            if self.log[seq - 1][1:3] != (known.path, known.visit):
+                break
+            seq -= 1
+        return seq
+
+    def load(self, name: str, known: ResourceState) -> None:
+        """What its checkpoint of that time holds; without one it is as its factory made it."""
+        if known.manifest is not None:
+            self.live[name] = int(bytes(known.manifest.tree))
 
     # --- the user's part ---
 
@@ -139,20 +159,24 @@ class World:
                 )
 
     def touch(self, address: Address) -> tuple[str, ...]:
-        """Some of the open resources are used, and change."""
+        """Some of the open resources are used; those that are stateful change."""
         names = [n for n in self.live if number("touch", *address, n, self.salt) % 3 == 0]
-        for name in names:
-            if self.live[name]:
-                self.live[name] = number("used", *address, self.live[name])
+        for name in self.state.stateful(names):
+            self.live[name] = number("used", *address, self.live[name])
         return tuple(names)
 
     def open(self, name: str, address: Address, seen: State) -> tuple[str, ...]:
-        """The factory. A resource that is not stateful holds nothing that matters: 0."""
+        """The factory. One that is not stateful keeps for good what it saw, as a frozen copy does.
+
+        While something is touched and not saved, what it saw could not be had again, of that
+        resource or of one that was made from it: then it keeps nothing.
+        """
         node = self.program.nodes[address.path]
         assert isinstance(node, ResourceNode)
         touched = self.touch(address)
         made = number("open", name, *address, self.data(seen), self.contents(touched))
-        self.live[name] = 0 if node.stateful is False else made
+        lost = node.stateful is False and touched and seen.dirty
+        self.live[name] = 0 if lost else made
         return touched
 
     def effects(self, seen: int) -> tuple[Any, ...]:

@@ -249,6 +249,19 @@ def test_snapshots_are_found_by_key_and_seq(store: EventStore) -> None:
     assert store.snapshot("r", 9, "v1") == (6, b"again")
 
 
+def test_a_snapshot_of_nothing_that_is_there_is_never_found(store: EventStore) -> None:
+    store.create_run("r", "n", [STARTED])
+    store.save_snapshot("r", 0, "k", b"before it all")
+    store.save_snapshot("r", 2, "k", b"of a future")
+    assert store.snapshot("r", 9, "k") == (0, b"before it all")
+    store.append("r", 1, [STARTED])
+    assert store.snapshot("r", 9, "k") == (0, b"before it all")
+    assert [(f.kind, f.run, f.seq) for f in store.verify()] == [("snapshot", "r", 2)]
+    store.save_snapshot("r", 2, "k", b"now it is")
+    assert store.snapshot("r", 9, "k") == (2, b"now it is")
+    assert store.verify() == []
+
+
 def test_pruning_keeps_the_pinned_and_the_last(store: EventStore) -> None:
     store.create_run("r", "n", [STARTED] * 9)
     store.create_run("other", "n", [STARTED] * 9)
@@ -347,6 +360,78 @@ def test_verify_finds_a_snapshot_of_a_future_that_is_gone(store: EventStore) -> 
     assert [finding.kind for finding in store.verify()] == ["snapshot"]
 
 
+def test_verify_follows_what_a_blob_names(store: EventStore) -> None:
+    def naming(*digests: str) -> str:
+        return store.blobs.put(
+            json.dumps([{"$": "bytes", "blob": digest, "size": 3} for digest in digests]).encode()
+        )
+
+    there, lost = store.blobs.put(b"abc"), store.blobs.put(b"xyz")
+    inner = naming(there, lost)
+    outer = naming(inner, there, inner)
+    payload = json.dumps({"w": {"blob": outer}, "refs": [{"blob": inner}, {"blob": there}]})
+    store.create_run("r", "n", [STARTED, NewEvent("S", payload=payload)])
+    store.create_run("s", "n", [NewEvent("S", payload=payload)])
+    assert store.verify() == []
+    store.blobs.remove(lost)
+    found = store.verify()
+    assert [(f.kind, f.run, f.seq) for f in found] == [
+        ("blob-missing", "r", 2),
+        ("blob-missing", "s", 1),
+    ]
+    assert lost in found[0].what
+    assert f"blob {inner} names it" in found[0].what
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"blob":"%s"}',
+        '{"blob":"%s","size":"3"}',
+        '{"blob":"%s","size":3} and more',
+        ' {"blob":"%s","size":3}',
+        '{"blob":"x%s","size":3}',
+        '{"a":{"blob":"%s"},"size":3}',
+        '{"a":"\\"blob\\":\\"%s\\",\\"size\\":3","size":3}',
+        '[{"blob":"%s","size":3}',
+        '"{\\"blob\\":\\"%s\\",\\"size\\":3}"',
+        "[" * 9999 + '{"blob":"%s","size":3}',
+    ],
+)
+def test_bytes_that_only_look_like_naming_a_blob_are_no_finding(
+    store: EventStore, content: str
+) -> None:
+    for data in ((content % ("0" * 64)).encode(), b"\xff" + content.encode()):
+        digest = store.blobs.put(data)
+        run = f"run {len(store.runs())}"
+        store.create_run(run, "n", [NewEvent("S", payload=json.dumps({"blob": digest}))])
+    assert store.verify() == []
+
+
+def test_check_finds_nothing_wrong_with_a_sound_run(store: EventStore) -> None:
+    store.create_run("r", "n", [stage("a", n) for n in range(3000)])
+    store.create_run("empty", "n", [])
+    for after in (-1, 0, 1, 2999, 3000):
+        assert store.check("r", after) == []
+    assert store.check("empty") == []
+    (finding,) = store.check("r", 3001)
+    assert (finding.kind, finding.run, finding.seq) == ("head", "r", 3001)
+    assert "ends at seq 3000" in finding.what
+    with pytest.raises(UnknownRun):
+        store.check("q")
+
+
+def test_durability_can_be_changed_while_open(store: EventStore) -> None:
+    assert store.durability == "process"
+    store.use("power")
+    assert store.durability == "power"
+    with pytest.raises(ValueError, match="'process' or 'power'"):
+        store.use("hope")  # pyright: ignore[reportArgumentType]
+    assert store.durability == "power"
+    store.use("process")
+    assert store.durability == "process"
+
+
 def test_reading_from_other_threads_while_one_writes(store: EventStore) -> None:
     store.create_run("r", "n", [STARTED])
     done = threading.Event()
@@ -386,6 +471,8 @@ def test_a_closed_store_says_so(store: EventStore) -> None:
         store.runs,
         lambda: store.lease("r"),
         store.verify,
+        lambda: store.check("r"),
+        lambda: store.use("power"),
     ):
         with pytest.raises(StoreClosed):
             use()

@@ -6,9 +6,12 @@ exact findings.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +19,6 @@ import pytest
 from store import BlobCorrupt, BlobMissing, HeadMoved, NewEvent, StoreUnwritable, open_store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from store import Finding, SqliteStore
 
 
@@ -75,6 +76,111 @@ def test_a_deed_is_found_where_it_was_done(
     assert found(file) == []
     deed(file, change)
     assert found(file) == findings
+
+
+@pytest.mark.parametrize(
+    ("change", "after", "findings"),
+    [
+        ("UPDATE events SET payload = '{\"n\": 0}' WHERE visit = '3'", 0, [("chain", 3)]),
+        ("UPDATE events SET payload = '{\"n\": 0}' WHERE visit = '3'", 2, [("chain", 3)]),
+        ("UPDATE events SET payload = '{\"n\": 0}' WHERE visit = '3'", 3, []),
+        ("UPDATE events SET chain = x'00' WHERE visit = '3'", 3, [("chain", 4)]),
+        ("UPDATE events SET chain = x'00' WHERE visit = '3'", 4, []),
+        ("UPDATE events SET chain = x'00' WHERE visit = '6'", 6, [("head", 6)]),
+        ("UPDATE events SET payload = CAST(x'22ff22' AS TEXT) WHERE visit = '3'", 0, [("chain", 3)]),
+        ("DELETE FROM events WHERE visit = '3'", 0, [("gap", 3)]),
+        ("DELETE FROM events WHERE visit = '3'", 2, [("gap", 3)]),
+        ("DELETE FROM events WHERE visit = '3'", 3, [("gap", 3)]),
+        ("DELETE FROM events WHERE visit = '3'", 4, []),
+        ("DELETE FROM events WHERE visit IN ('1', '2', '5')", 0, [("gap", 1), ("gap", 5)]),
+        ("DELETE FROM events WHERE visit IN ('5', '6')", 0, [("head", 5)]),
+        ("DELETE FROM events WHERE visit IN ('5', '6')", 4, [("head", 5)]),
+        ("DELETE FROM events WHERE visit IN ('5', '6')", 6, [("head", 5)]),
+        ("DELETE FROM events WHERE visit IN ('3', '6')", 3, [("head", 6), ("gap", 3)]),
+        ("DELETE FROM events", 0, [("head", 1)]),
+        ("DELETE FROM types", 5, [("chain", 6)]),
+        ("UPDATE runs SET sealed_chain = x'00'", 0, [("head", 6)]),
+        ("UPDATE runs SET sealed_chain = x'00'", 6, [("head", 6)]),
+    ],
+)  # fmt: skip
+def test_a_deed_behind_the_point_of_resume_is_found_by_check(
+    file: Path, change: str, after: int, findings: list[tuple[str, int]]
+) -> None:
+    with open_store(file) as store:
+        store.create_run("before", "n", [NewEvent("T", "p")] * 9)
+        fill(store)
+        store.create_run("behind", "n", [NewEvent("T", "p")] * 9)
+    with open_store(file, read_only=True) as store:
+        assert store.check("r", after) == []
+    where = " AND id >> 32 = 2" if " WHERE " in change else " WHERE id >> 32 = 2"
+    deed(file, change + where if "events" in change else change)
+    with open_store(file, read_only=True) as store:
+        found = store.check("r", after)
+    assert [(finding.kind, finding.seq) for finding in found] == findings
+    assert {finding.run for finding in found} <= {"r"}
+
+
+def test_check_names_the_end_and_the_seal(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store, 10)
+    deed(file, "DELETE FROM events WHERE id > (1 << 32) + 4")
+    with open_store(file, read_only=True) as store:
+        (finding,) = store.check("r", 4)
+    assert str(finding) == "run 'r', seq 5: the log ends at seq 4, but 10 was sealed"
+
+
+def test_check_reads_nothing_before_the_point_of_resume(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store, 5000)
+        asked: list[str] = []
+        store._gate.raw.set_trace_callback(asked.append)
+        assert store.check("r", 4990) == []
+        store._gate.raw.set_trace_callback(None)
+        plans = [store._gate.raw.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in asked]
+    base = 1 << 32
+    assert any(f"e.id > {base + 4990} AND e.id <= {base + 5000}" in sql for sql in asked)
+    assert not any("SCAN" in row[3] for plan in plans for row in plan), plans
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("UPDATE snapshots SET body = x'00' WHERE seq = 4", (2, b"two")),
+        ("UPDATE snapshots SET key = 'k' WHERE key = 'other'", (4, b"four")),
+        ("UPDATE snapshots SET digest = x'' WHERE seq = 4", (2, b"two")),
+        ("UPDATE snapshots SET seq = 3 WHERE seq = 4", (2, b"two")),
+        ("UPDATE snapshots SET body = x'00' WHERE key = 'k'", None),
+        ("UPDATE events SET chain = x'00' WHERE id = (1 << 32) + 4", (2, b"two")),
+        ("DELETE FROM events WHERE id = (1 << 32) + 4", (2, b"two")),
+    ],
+)
+def test_a_snapshot_that_does_not_fit_is_passed_over_and_told(
+    file: Path, change: str, left: tuple[int, bytes] | None
+) -> None:
+    with open_store(file) as store:
+        fill(store)
+        for seq, key, body in ((2, "k", b"two"), (4, "k", b"four"), (5, "other", b"five")):
+            store.save_snapshot("r", seq, key, body)
+        assert store.snapshot("r", 6, "k") == (4, b"four")
+    assert found(file) == []
+    deed(file, change)
+    with open_store(file, read_only=True) as store:
+        assert store.snapshot("r", 6, "k") == left
+        told = [finding for finding in store.verify() if finding.kind == "snapshot"]
+    assert told
+    assert all(finding.run == "r" and finding.seq for finding in told)
+    assert "not made of the log" in told[0].what
+
+
+def test_a_snapshot_of_another_past_is_passed_over(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store)
+        store.save_snapshot("r", 5, "k", b"of the old past")
+    deed(file, "DELETE FROM events WHERE id >= (1 << 32) + 5", "UPDATE runs SET sealed_seq = 0")
+    with open_store(file) as store:
+        store.append("r", 4, [NewEvent("T", "another")] * 3)
+        assert store.snapshot("r", 7, "k") is None
+        assert [place(finding) for finding in store.verify()] == [("snapshot", "r", 5)]
 
 
 def test_two_events_that_changed_places_are_found(file: Path) -> None:
@@ -153,6 +259,89 @@ def test_a_blob_that_was_cut_short_is_written_again(file: Path) -> None:
         store.blobs.path(digest).write_bytes(b"wei")
         assert store.blobs.put(b"weights") == digest
         assert store.blobs.get(digest) == b"weights"
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were synced, in order."""
+    folders: list[Path] = []
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if place.is_dir():
+            folders.append(place)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return folders
+
+
+linux = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+
+
+@linux
+def test_a_new_blob_is_durable_with_all_folders_above(file: Path, synced: list[Path]) -> None:
+    with open_store(file) as store:
+        synced.clear()
+        folder = store.blobs.path(store.blobs.put(b"x")).parent
+        assert synced == [folder, folder.parent, file.parent]
+        synced.clear()
+        other = store.blobs.path(store.blobs.put(b"y")).parent
+        assert other != folder
+        assert synced == [other, folder.parent]
+
+
+@linux
+def test_a_present_blob_is_made_durable_once(file: Path, synced: list[Path]) -> None:
+    with open_store(file) as store:
+        digest = store.blobs.put(b"x")
+    with open_store(file) as store:
+        synced.clear()
+        folder = store.blobs.path(digest).parent
+        for _ in range(3):
+            assert store.blobs.put(b"x") == digest
+        assert synced == [folder, folder.parent, file.parent]
+        # another writer has since renamed something into the folder, and may be dead by now
+        later = folder.stat().st_mtime_ns + 10**9
+        os.utime(folder, ns=(later, later))
+        synced.clear()
+        for _ in range(3):
+            store.blobs.put(b"x")
+        assert synced == [folder]
+
+
+@linux
+def test_folders_that_were_removed_are_made_durable_anew(file: Path, synced: list[Path]) -> None:
+    with open_store(file) as store:
+        path = store.blobs.path(store.blobs.put(b"x"))
+        path.unlink()
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+        synced.clear()
+        store.blobs.put(b"x")
+        assert synced == [path.parent, path.parent.parent, file.parent]
+
+
+def test_a_folder_that_cannot_be_synced_is_told(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, refusal = os.fsync, [errno.EINVAL]
+
+    def refusing(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(refusal[0], os.strerror(refusal[0]))
+        fsync(fd)
+
+    with open_store(file) as store:
+        monkeypatch.setattr(os, "fsync", refusing)
+        store.blobs.put(b"a file system that does not sync folders")
+        refusal[0] = errno.EIO
+        for _ in range(2):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                store.blobs.put(b"x")
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert store.blobs.get(store.blobs.put(b"x")) == b"x"
 
 
 def test_blobs_leave_no_temporary_file_and_old_ones_are_swept(file: Path) -> None:

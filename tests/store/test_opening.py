@@ -275,6 +275,19 @@ def test_durability_is_what_was_asked(file: Path, durability: str, level: int) -
         assert store._gate.raw.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_durability_changes_on_the_open_connection(file: Path, read_only: bool) -> None:
+    open_store(file).close()
+    with open_store(file, durability="power", read_only=read_only) as store:
+        assert store.durability == "power"
+        store.use("process")
+        assert store._gate.raw.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert store.durability == "process"
+        store.use("power")
+        assert store._gate.raw.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert store.durability == "power"
+
+
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
 server:/home /home nfs4 rw 0 0
