@@ -201,11 +201,13 @@ def restore(raw: Raw, declared: type[Any] | None) -> Any:
     if declared is None:
         return ConfigMap(entries)
     try:
+        check_names(entries, shape_of(declared))
         return msgspec.convert(entries, declared)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, ConfigError) as error:
+        told = error.message if isinstance(error, ConfigError) else _located(error, declared)
         raise ConfigError(
-            f"the recorded config does not fit {declared.__name__} any more: "
-            f"{_located(error, declared)}"
+            f"the recorded config does not fit {declared.__name__} any more: {told}",
+            hint="resume with the type that it was started with, or start a new run",
         ) from None
 
 

@@ -141,8 +141,8 @@ class Performer:
         assert isinstance(node, ResourceNode)
         try:
             made = await self._call(address.path, attempt, {}, thread=True, awaited=False)
-            used = attempt.touched | attempt.peeked
-            live = await self._scope.live.open(name, made, node.stateful, used)
+            live = await self._scope.live.open(name, made, node.stateful)
+            self._scope.live.tie(name, attempt.touched | attempt.peeked)
             self._check_untouched(attempt)
         except KitchenError:
             raise

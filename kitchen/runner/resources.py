@@ -64,10 +64,8 @@ class LiveResources:
     def __init__(self) -> None:
         self._open: dict[str, Live] = {}
 
-    async def open(
-        self, name: str, made: Any, declared: bool | None, used: Iterable[str] = ()
-    ) -> Live:
-        """Take what a factory returned as the resource `name`; `used` is what it looked at.
+    async def open(self, name: str, made: Any, declared: bool | None) -> Live:
+        """Take what a factory returned as the resource `name`.
 
         Raises `ResourceError` where it is declared stateful and is not.
         """
@@ -78,10 +76,6 @@ class LiveResources:
         else:
             value = await _entered(made, stack)
         live = Live(name, value, declared, stack)
-        for other in used:
-            live.reach |= self.get(other).reach
-        for other in live.reach & self._open.keys():
-            self._open[other].reach = live.reach
         self._open[name] = live
         if declared is True and not live.stateful:
             await self.close([name])
@@ -91,6 +85,12 @@ class LiveResources:
                 hint="give it both, or declare stateful=False",
             )
         return live
+
+    def tie(self, name: str, used: Iterable[str]) -> None:
+        """Tie a resource to those that its factory looked at, and to what these are tied to."""
+        tied = {name}.union(*(self.get(other).reach for other in used))
+        for other in tied:
+            self._open[other].reach = tied
 
     def get(self, name: str) -> Live:
         """An open resource. Raises `UnknownResource`."""
