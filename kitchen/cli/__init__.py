@@ -25,6 +25,8 @@ Rules:
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import import_module
 
 import click
@@ -102,4 +104,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a state may hold what no terminal can show
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="kitchen")

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from kitchen.errors import (
+    ArgumentError,
     ConfigError,
     ForeignStore,
     HistoryError,
@@ -36,8 +37,16 @@ from kitchen.errors import (
 
 COMPLETED, FAILED, USAGE = 0, 1, 2
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
-_OF_USAGE = (ConfigError, ForeignStore, RunExists, RunMismatch, UnknownRun, WorkflowError)
-_COMMAND = re.compile(r"\bkitchen (?:resume|show|log|state|verify)\b(?: (?!--)[^\s,;]+)?")
+_OF_USAGE = (
+    ArgumentError,
+    ConfigError,
+    ForeignStore,
+    RunExists,
+    RunMismatch,
+    UnknownRun,
+    WorkflowError,
+)
+_COMMAND = re.compile(r"\bkitchen (?:(?:resume|show|log|state)\b(?: (?!--)[^\s,;]+)?|verify\b)")
 
 
 class Usage(KitchenError, ValueError):

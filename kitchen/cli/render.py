@@ -46,6 +46,9 @@ def iso(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="microseconds")
 
 
+_LONG = 4_000  # bits
+
+
 def place(path: str, visit: Visit, loops: Mapping[str, tuple[str, ...]]) -> str:
     """`epochs[2]/batches[17]/step`."""
     return spell(path, visit, loops.get(path))
@@ -78,8 +81,8 @@ def builtin(value: Any) -> Any:
 
     Tuples and sets become lists; numbers that are not finite, dates and the like their texts.
     """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+    if isinstance(value, int | float):
+        return _number(value)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Opaque):
@@ -97,6 +100,12 @@ def builtin(value: Any) -> Any:
     if _is_array(value):
         return _array(value)
     return str(value)
+
+
+def _number(value: float) -> Any:
+    if isinstance(value, int):  # Python refuses to write very long ones in decimals
+        return hex(value) if value.bit_length() > _LONG else value
+    return value if math.isfinite(value) else str(value)
 
 
 def _object(entries: Mapping[Any, Any]) -> Any:

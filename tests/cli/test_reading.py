@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -197,3 +198,24 @@ def test_values_as_json() -> None:
     assert preview(list(range(1000))) == "list of 1000"
     assert preview("x" * 100).endswith("...")
     assert len(preview("x" * 100)) == 60
+
+
+def test_what_no_terminal_can_show(tmp_path: Path) -> None:
+    """In real processes, since a test's own streams take anything."""
+    source = (
+        "import kitchen\n"
+        "def s(ctx):\n"
+        "    ctx.state['big'] = 10**5000\n"
+        "    ctx.state['lone'] = '\\ud800x'\n"
+        "@kitchen.workflow\n"
+        "def w(wf): wf.stage('s', s)\n"
+    )
+    (tmp_path / "odd.py").write_text(source)
+    for words in (["run", "odd:w", "--id", "a"], ["show", "a"], ["log", "a"], ["state", "a"]):
+        told = subprocess.run(
+            [sys.executable, "-m", "kitchen", *words],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "Traceback" not in told.stderr
+    assert "0x31e2" in told.stdout
+    assert r"\ud800x" in told.stdout
