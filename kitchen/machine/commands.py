@@ -145,11 +145,12 @@ class ConditionAnswered(NamedTuple):
 
 
 class ResourceReady(NamedTuple):
-    """A factory gave its object."""
+    """A factory gave its object. `lost`: what it was made from and cannot be had again."""
 
     address: Address
     stateful: bool
     touched: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class BlockClosed(NamedTuple):

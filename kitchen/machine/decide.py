@@ -177,7 +177,7 @@ def _opened(draft: Draft, given: C.ResourceReady) -> None:
     place = draft.place(given.address, Role.OPEN)
     name = draft.program.leaves[place.leaf].names[0]
     touched = draft.touch(given.touched, given.address)
-    _on(draft, given.address, E.ResourceOpened(name, given.stateful, touched))
+    _on(draft, given.address, E.ResourceOpened(name, given.stateful, touched, given.lost))
 
 
 def _closed(draft: Draft, given: C.BlockClosed) -> None:

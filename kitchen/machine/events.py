@@ -284,11 +284,16 @@ class LoopExited(Event, frozen=True):
 
 
 class ResourceOpened(Event, frozen=True):
-    """A live object was made. `touched`: the stateful resources that its factory used."""
+    """A live object was made. `touched`: the stateful resources that its factory used.
+
+    `lost`: those among them that had been touched before and were not saved, if the object has no
+    state of its own: while it is open there is no cut.
+    """
 
     name: str
     stateful: bool = False
     touched: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class ResourceTouched(Event, frozen=True):

@@ -173,8 +173,10 @@ def _opened(program: Program, state: State, fact: Fact, _recall: Recall) -> None
     if event.name in state.core.resources:
         raise illegal(program, state.core.control, fact, state.seq, "a resource not yet open")
     state.core.resources[event.name] = ResourceState(
-        fact.path, fact.visit, opened=state.seq, stateful=event.stateful
+        fact.path, fact.visit, state.seq, event.stateful, lost=bool(event.lost)
     )
+    if event.lost and state.core.cut is None:
+        state.core.cut = state.seq - 1
 
 
 def _touched(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -208,7 +210,7 @@ def _saved(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
 
 
 def _settle_cut(state: State) -> None:
-    if not any(r.touched for r in state.core.resources.values()):
+    if not any(r.touched or r.lost for r in state.core.resources.values()):
         state.core.cut = None
 
 

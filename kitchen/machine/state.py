@@ -128,7 +128,10 @@ class Cell:
 
 
 class ResourceState(NamedTuple):
-    """A resource that is open. `saved` and `manifest`: the last checkpoint that holds it."""
+    """A resource that is open. `saved` and `manifest`: the last checkpoint that holds it.
+
+    `lost`: it has no state of its own, and was made from what could not be had again.
+    """
 
     path: str
     visit: Visit
@@ -137,6 +140,7 @@ class ResourceState(NamedTuple):
     saved: int | None = None
     manifest: Manifest | None = None
     touched: bool = False
+    lost: bool = False
 
 
 @dataclass(slots=True)
@@ -206,8 +210,8 @@ class State:
 
     @property
     def dirty(self) -> tuple[str, ...]:
-        """The stateful resources touched since the cut, by name."""
-        return tuple(sorted(n for n, r in self.core.resources.items() if r.stateful and r.touched))
+        """The resources that keep the head from being a cut, by name."""
+        return tuple(sorted(n for n, r in self.core.resources.items() if r.touched or r.lost))
 
     def stateful(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of these resources that are open and stateful, sorted."""

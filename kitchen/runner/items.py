@@ -5,7 +5,8 @@ Rules:
 1. A `range` is recorded as a range; few small items in the event; more in a blob, which the
    same items share however often they are looped over.
 2. Items that are very large, or that cannot be encoded, are recorded by digest only. After a
-   crash `over` is asked again, with the state as of entry, and every digest is compared.
+   crash `over` is asked again, with the state as of entry, and every digest is compared. If `over`
+   looked at a stateful resource it could not be asked again, so then the items are kept.
 3. What a body sees is a decoded copy, frozen: a resumed body sees the same. Only what cannot be
    encoded is given out as it is.
 4. `loop` takes its whole collection at entry. One without a length that does not end is refused.
@@ -98,8 +99,8 @@ def materialise(given: Any, address: Address) -> Sequence[Any]:
     return items
 
 
-def record(items: Sequence[Any], codec: Codec, address: Address) -> Recorded:
-    """How to record these items."""
+def record(items: Sequence[Any], codec: Codec, address: Address, *, keep: bool = False) -> Recorded:
+    """How to record these items; with `keep`, all that can be encoded, however large."""
     if isinstance(items, range):
         ranged = RangeItems(len(items), items.start, items.step)
         return Recorded(ranged, items, {})
@@ -115,11 +116,12 @@ def record(items: Sequence[Any], codec: Codec, address: Address) -> Recorded:
             continue
         texts.append(encoded.json)
         total += len(encoded.json) + sum(map(len, encoded.blobs.values()))
-        if total <= TOTAL_LIMIT and exact:
+        fits = keep or total <= TOTAL_LIMIT
+        if fits and exact:
             blobs.update(encoded.blobs)
         elif blobs:
             blobs = {}
-    if not exact or total > TOTAL_LIMIT:
+    if not exact or not (keep or total <= TOTAL_LIMIT):
         return _by_reference(items, texts, codec)
     text = b"[%b]" % b",".join(texts)
     kept = list(_decoded(text, codec, blobs.__getitem__))

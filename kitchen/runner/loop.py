@@ -27,7 +27,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from kitchen.errors import KitchenError
+from kitchen.errors import KitchenError, StoreError
 from kitchen.machine import commands as C
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.decide import decide
@@ -121,8 +121,14 @@ class Execution:
             attempt = self.performer.running
             metrics = attempt.take_metrics() if attempt is not None else ()
             if attempt is not None and metrics:
-                attempt.flushed.extend(metrics)
-                self.step(C.MetricsFlushed(attempt.address, attempt.number, metrics))
+                try:
+                    self.step(C.MetricsFlushed(attempt.address, attempt.number, metrics))
+                except (
+                    StoreError
+                ):  # not yet, then; what cannot be written will be told at the commit
+                    attempt.metrics.extendleft(reversed(metrics))
+                else:
+                    attempt.flushed.extend(metrics)
 
     def _forget(self, facts: Sequence[Fact]) -> None:
         """Drop the items of loops that have ended."""

@@ -14,13 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
 
-from kitchen.errors import ItemsError, KitchenError, ResourceError, WorkflowError
+from kitchen.errors import (
+    ItemsError,
+    KitchenError,
+    NotResumableWarning,
+    ResourceError,
+    WorkflowError,
+)
 from kitchen.machine import commands as C
 from kitchen.machine.cells import no_blobs
 from kitchen.machine.codec import Codec
@@ -115,15 +122,16 @@ class Performer:
         attempt = self._attempt(address, 0, "`over`")
         attempt.touched |= await self.ensure_items(address)
         collection = await self._ask_over(address, attempt)
-        record = partial(items.record, collection, self._scope.codec, address)
+        looked = self._scope.journal.state.stateful(attempt.touched | attempt.peeked)
+        record = partial(items.record, collection, self._scope.codec, address, keep=bool(looked))
         few = isinstance(collection, range) or len(collection) < FEW
         recorded = record() if few else await to_thread.run_sync(record)
         self._scope.items[address] = recorded.items
         touched = tuple(attempt.touched)
-        if not recorded.checkable and self._scope.journal.state.stateful(touched):
+        if not recorded.checkable and looked:
             raise ItemsError(
                 f"the items of the loop {address} cannot be encoded, and `over` used "
-                f"{', '.join(sorted(touched))}: after a crash they could not be had again exactly",
+                f"{', '.join(looked)}: after a crash they could not be had again exactly",
                 hint="give items that can be kept, or draw them in the body",
             )
         return Performed(C.CollectionOpened(address, recorded.collection, touched), recorded.blobs)
@@ -132,8 +140,9 @@ class Performer:
         address, name = command
         attempt = self._attempt(address, 0, "factory")
         attempt.touched |= await self.ensure_items(address)
-        live = await self.open(name, address, attempt)
-        return Performed(C.ResourceReady(address, live, tuple(attempt.touched)), {})
+        stateful = await self.open(name, address, attempt)
+        lost = () if stateful else self._lost(name)
+        return Performed(C.ResourceReady(address, stateful, tuple(attempt.touched), lost), {})
 
     async def open(self, name: str, address: Address, attempt: Attempt) -> bool:
         """Call the factory and take what it gives; whether it is stateful."""
@@ -155,8 +164,27 @@ class Performer:
             attempt.seal()
         return live.stateful
 
+    def _lost(self, name: str) -> tuple[str, ...]:
+        """What a resource without a state of its own was made from and cannot be had again."""
+        live, state = self._scope.live, self._scope.journal.state
+        looked = [other for other in live.reach([name]) if other != name]
+        stateful = state.stateful(looked)
+        names = [n for n in stateful if live.get(n).worked]
+        names += [n for n in looked if n not in stateful and state.core.resources[n].lost]
+        if names:
+            warnings.warn(
+                f"resource {name!r} has no state of its own and was made from {', '.join(names)}, "
+                "touched since the last checkpoint. Should it hold a copy, it could not be made "
+                "again: while it is open, a crash goes back to before it was opened. Put a "
+                "checkpoint before it, or give it state_dict() and load_state_dict().",
+                NotResumableWarning,
+                stacklevel=2,
+            )
+        return tuple(names)
+
     async def _close(self, command: C.CloseResources) -> Performed:
-        reach = self._scope.live.reach(command.names)
+        reach = self._scope.live.reach(self._scope.live.managed(command.names))
+        self._scope.live.mark_worked(reach)
         await self._scope.live.close(command.names)
         return Performed(C.BlockClosed(command.address, reach), {})
 
@@ -169,7 +197,9 @@ class Performer:
         names = scope.journal.state.unsaved
         if not names:
             return {}
-        return await to_thread.run_sync(checkpoint.save, names, scope.live, scope.journal)
+        saved = await to_thread.run_sync(checkpoint.save, names, scope.live, scope.journal)
+        scope.live.mark_worked(names, worked=False)
+        return saved
 
     def _options(self, node: StageNode) -> Mapping[str, Any]:
         """A stage's options, frozen: the program that they come from serves other runs too."""

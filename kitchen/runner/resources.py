@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import anyio
 from anyio import to_thread
 
 from kitchen.errors import NotResumableWarning, ResourceError, UnknownResource
@@ -38,6 +39,8 @@ class Live:
     """One open resource. `stack` closes it; `declared` is what `wf.resource` said of `stateful`.
 
     `reach`: the names of all that is touched with it, its own included; all of them share it.
+    `worked`: whether anything but factories, which run again on resume, has touched it since it
+    was saved. `managed`: whether a context manager made it.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Live:
         self.value = value
         self.stack = stack
         self.reach = {name}
+        self.worked = False
+        self.managed = False
         self.stateful = declared is not False and is_stateful(value)
         self.warned = declared is not None or self.stateful
 
@@ -74,8 +79,14 @@ class LiveResources:
             # The awaited object itself is the resource, whatever else it can do.
             value: Any = await made
         else:
-            value = await _entered(made, stack)
+            try:
+                value = await _entered(made, stack)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await stack.aclose()
+                raise
         live = Live(name, value, declared, stack)
+        live.managed = _is_manager(made)
         self._open[name] = live
         if declared is True and not live.stateful:
             await self.close([name])
@@ -105,6 +116,16 @@ class LiveResources:
     def __contains__(self, name: str) -> bool:
         return name in self._open
 
+    def mark_worked(self, names: Iterable[str], *, worked: bool = True) -> None:
+        """Note that these were touched by more than factories; or, not any more."""
+        for name in names:
+            if name in self._open:
+                self._open[name].worked = worked
+
+    def managed(self, names: Iterable[str]) -> list[str]:
+        """Those of these that are context managers, so that user code runs when they are closed."""
+        return [name for name in names if name in self._open and self._open[name].managed]
+
     def reach(self, names: Iterable[str]) -> tuple[str, ...]:
         """All that is touched when these are: what their factories used, and so on."""
         reached = [self._open[name].reach for name in names if name in self._open]
@@ -131,6 +152,10 @@ class LiveResources:
                     failed = failed or _chained(f"resource {name!r} could not be closed", raised)
         if failed is not None:
             raise failed
+
+
+def _is_manager(made: Any) -> bool:
+    return hasattr(made, "__exit__") or hasattr(made, "__aexit__")
 
 
 async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> Any:
@@ -180,6 +205,8 @@ class Resources:
         """
         live = self._get(key)
         self._attempt.touched |= live.reach
+        if self._attempt.kind != "factory":
+            self._live.mark_worked(live.reach)
         if not live.warned:
             live.warned = True
             warnings.warn(
