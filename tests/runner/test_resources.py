@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import warnings
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -518,9 +518,7 @@ def test_a_key_and_a_name_are_the_same() -> None:
 
 def test_a_resource_is_no_part_of_the_log() -> None:
     store = MemoryStore()
-    done(
-        with_one(lambda ctx: sqlite3.connect(":memory:", check_same_thread=False), lambda ctx: 0),
-        store=store,
-    )
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
+        done(with_one(lambda ctx: connection, lambda ctx: 0), store=store)
     assert "sqlite" not in "".join(record.payload for record in store.read("r")).split("ir")[0]
     assert [record.type for record in log(store)].count("ResourceOpened") == 1
