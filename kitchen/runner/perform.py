@@ -150,6 +150,8 @@ class Performer:
         assert isinstance(node, ResourceNode)
         try:
             made = await self._call(address.path, attempt, {}, thread=True, awaited=False)
+            if inspect.isawaitable(made):
+                made = _balanced(made)
             live = await self._scope.live.open(name, made, node.stateful)
             self._scope.live.tie(name, attempt.touched | attempt.peeked)
             self._check_untouched(attempt)

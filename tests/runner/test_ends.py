@@ -40,6 +40,13 @@ def test_a_task_group_whose_child_fails_does_not_cancel_the_run() -> None:
     with pytest.raises(kitchen.RunError, match="ExceptionGroup"):
         done(single(lets_it_out))
 
+    def build(wf: Any) -> None:
+        wf.resource("r", lets_it_out)
+        wf.stage("s", swallows)
+
+    with pytest.raises(kitchen.RunError, match="factory of resource 'r' failed: ExceptionGroup"):
+        done(flow(build))
+
     async def program() -> Any:
         return await kitchen.run_async(single(swallows), store=MemoryStore())
 
