@@ -4,7 +4,7 @@ Rules:
 
 1. `store=None` means `$KITCHEN_STORE`, or `kitchen.db` in the current folder.
 2. No error of `store` leaves here: each becomes the `KitchenError` that fits, with its message.
-3. A user's own `store.py` that stands in the way of ours is found and told, not stumbled over.
+3. A user's own `store.py` that stands in the way of ours is told by the port, which is imported first.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ def opened(
     Raises `StoreError` and its kin. With `create=False` a store that is not there is an error.
     """
     if where is None or isinstance(where, str | os.PathLike):
+        from store import open_store
+        from store.records import durability_of
+
         path = Path(where if where is not None else default_path())
         with translated():
-            store: Any = _package().open_store(
-                path, durability=durability, create=create, read_only=read_only
+            store: Any = open_store(
+                path, durability=durability_of(durability), create=create, read_only=read_only
             )
         try:
             yield Translating(store)  # type: ignore[misc]
@@ -57,18 +60,6 @@ def opened(
             store.close()
     else:
         yield where if isinstance(where, Translating) else Translating(where)  # type: ignore[misc]
-
-
-def _package() -> Any:
-    import store
-
-    if not hasattr(store, "open_store"):
-        found = getattr(store, "__file__", None) or "a namespace package"
-        raise errors.StoreError(
-            f"`import store` found {found}, which is not the event store that kitchen brings along",
-            hint="a module of your own named `store` stands in the way; rename it",
-        )
-    return store
 
 
 class Translating:

@@ -16,7 +16,7 @@ import click
 
 from kitchen.cli import render
 from kitchen.cli.exits import mute_stdout
-from kitchen.cli.tracking import Tracker, resumed_line
+from kitchen.cli.tracking import Tracker, announcement
 from kitchen.machine import events as E
 from kitchen.machine.events import Address, Fact
 from kitchen.machine.state import State
@@ -39,16 +39,10 @@ class PlainLines:
         self._tracker.on_facts(run_id, facts, state)
         moved = False
         for seq, fact in enumerate(facts, state.seq - len(facts) + 1):
+            told = announcement(self._tracker, run_id, fact, facts, state)
+            if told is not None:
+                self.say(told)
             match fact.event:
-                case E.RunStarted() as event:
-                    self.say(f"run {run_id} started: {event.workflow}, seed {event.seed}")
-                case E.RunResumed():
-                    self.say(resumed_line(run_id, facts, state) or "")
-                case E.RewindDiverged() as event:
-                    where = self._tracker.spelled(Address(fact.path, fact.visit))
-                    self.say(
-                        f"what runs again differs from what was recorded: {where}, {event.key}"
-                    )
                 case E.CheckpointSaved():
                     self.say(self._line(f"checkpoint at seq {seq}"))
                 case E.ItemTaken() | E.StageCompleted():

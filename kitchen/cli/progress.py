@@ -30,8 +30,7 @@ from rich.progress import (
 from rich.text import Text
 
 from kitchen.cli import render
-from kitchen.cli.tracking import Loop, Tracker, resumed_line
-from kitchen.machine import events as E
+from kitchen.cli.tracking import Loop, Tracker, announcement
 from kitchen.machine.events import Address, Fact, Visit
 from kitchen.machine.state import State
 
@@ -103,18 +102,9 @@ class LiveProgress:
         """Take note; print what stays on the screen."""
         self._tracker.on_facts(run_id, facts, state)
         for fact in facts:
-            match fact.event:
-                case E.RunStarted() as event:
-                    self.say(f"run {run_id} started: {event.workflow}, seed {event.seed}")
-                case E.RunResumed():
-                    self.say(resumed_line(run_id, facts, state) or "")
-                case E.RewindDiverged() as event:
-                    where = self._tracker.spelled(Address(fact.path, fact.visit))
-                    self.say(
-                        f"what runs again differs from what was recorded: {where}, {event.key}"
-                    )
-                case _:
-                    pass
+            told = announcement(self._tracker, run_id, fact, facts, state)
+            if told is not None:
+                self.say(told)
 
     def on_progress(self, run_id: str, address: Address, done: float, total: float | None) -> None:
         """Take note."""

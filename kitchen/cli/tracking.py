@@ -142,6 +142,22 @@ class Silence:
         """Say nothing."""
 
 
+def announcement(
+    tracker: Tracker, run_id: str, fact: Fact, facts: Sequence[Fact], state: State
+) -> str | None:
+    """What every display says of a fact; None where it says nothing, or something of its own."""
+    match fact.event:
+        case E.RunStarted() as event:
+            return f"run {run_id} started: {event.workflow}, seed {event.seed}"
+        case E.RunResumed():
+            return resumed_line(run_id, facts, state) or ""
+        case E.RewindDiverged() as event:
+            where = tracker.spelled(Address(fact.path, fact.visit))
+            return f"what runs again differs from what was recorded: {where}, {event.key}"
+        case _:
+            return None
+
+
 def resumed_line(run_id: str, facts: Sequence[Fact], state: State) -> str | None:
     """What resuming did, in one line; None where these facts do not begin a resumption."""
     resumed = next((fact.event for fact in facts if isinstance(fact.event, E.RunResumed)), None)

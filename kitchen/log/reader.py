@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from kitchen.errors import CorruptStore, HistoryError, NotResumable
@@ -35,11 +35,6 @@ def fact_of(record: Record) -> Fact:
     except HistoryError as error:
         raise HistoryError(f"event {record.seq}: {error.message}", hint=error.hint) from None
     return Fact(event, record.path, record.visit, record.attempt)
-
-
-def read_facts(store: EventStore, run: str, *, after: int = 0) -> Iterator[Fact]:
-    """The facts of a run behind `after`, in order, superseded ones included."""
-    return map(fact_of, store.read(run, after=after))
 
 
 def recorded_ir(store: EventStore, run: str) -> WorkflowIR:

@@ -7,7 +7,7 @@ Rules:
 2. Total: an input that no outstanding command asked for is an `IllegalOutcome` that says role,
    state and event; it is never passed over in silence.
 3. `outstanding(program, state)` follows from the state alone, and the commands of a decision are
-   what it newly holds. So a resumed process asks it, and goes on.
+   what it newly holds.
 4. What can be known without asking (the next item of a collection, a decision that the memo
    holds) is decided at once, in the same batch as what led there.
 5. A touch is told before the mutations of who touched. The cut is the seq before it, or where the
