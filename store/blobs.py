@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import time
@@ -48,7 +49,7 @@ class FileBlobs:
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
-        self._count = 0
+        self._numbers = itertools.count(1)  # of several threads
         # folder -> when it had last changed, as of a moment before it was synced
         self._synced: dict[Path, int] = {}
         if not read_only:
@@ -77,8 +78,8 @@ class FileBlobs:
         return digest
 
     def _write(self, target: Path, data: bytes | bytearray | memoryview) -> None:
-        self._count += 1
-        temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{id(self):x}-{self._count}"
+        number = next(self._numbers)
+        temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{id(self):x}-{number}"
         try:
             if not target.parent.is_dir():
                 if target.parent in self._synced:

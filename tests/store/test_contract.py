@@ -458,6 +458,27 @@ def test_reading_from_other_threads_while_one_writes(store: EventStore) -> None:
     assert store.head("r") == 200
 
 
+def test_blobs_from_several_threads_at_once(store: EventStore) -> None:
+    faults: list[Exception] = []
+    begin = threading.Barrier(8)
+
+    def put(which: int) -> None:
+        begin.wait()
+        try:
+            for number in range(60):  # some the same in all threads, some not
+                data = f"{number % 7 or which}/{number}".encode()
+                assert store.blobs.get(store.blobs.put(data)) == data
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=put, args=(which,)) for which in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
 def test_a_closed_store_says_so(store: EventStore) -> None:
     store.create_run("r", "n", [STARTED])
     lease = store.lease("r")
