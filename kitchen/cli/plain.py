@@ -77,9 +77,7 @@ class PlainLines:
 
     def _line(self, what: str) -> str:
         tracker = self._tracker
-        loops = " ".join(
-            f"{loop.name} {loop.frame.current + 1}/{loop.frame.total}" for loop in tracker.loops
-        )
+        loops = " ".join(loop.told for loop in tracker.loops)
         metrics = " ".join(
             f"{name}={render.number(value)}"
             for name, value in tracker.last_metrics(_METRICS).items()

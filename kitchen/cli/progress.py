@@ -123,7 +123,7 @@ class LiveProgress:
 
     def _drawn(self) -> RenderableType:
         tracker = self._tracker
-        loops = sorted(tracker.loops, key=lambda loop: loop.depth)
+        loops = tracker.loops
         for loop, inner in zip(loops, [*loops[1:], None], strict=True):
             self._sync(loop, inner)
         shown = {loop.address.path for loop in loops}
@@ -148,20 +148,18 @@ class LiveProgress:
         return f"  {done:g}/{total:g} ({done / total:.0%})" if total else f"  {done:g}"
 
     def _sync(self, loop: Loop, inner: Loop | None) -> None:
-        (path, visit), frame = loop.address, loop.frame
-        done, now = max(frame.current, 0), time.monotonic()
+        (path, visit), done, now = loop.address, loop.done, time.monotonic()
         bar = self._tasks.get(path)
         if bar is None:
             label = "  " * loop.depth + loop.name
-            task = self._bars.add_task(label, total=frame.total, completed=done, left="")
+            task = self._bars.add_task(label, total=loop.total, completed=done, left="")
             bar = self._tasks[path] = _Bar(task, visit, now, done, now, done)
         elif bar.visit != visit or done < bar.done:  # entered again, or behind a rewind
             bar = self._tasks[path] = _Bar(bar.task, visit, now, done, now, done)
         elif done > bar.done:
             bar = self._tasks[path] = bar._replace(moved=now, done=done)
-        share = (
-            max(inner.frame.current, 0) / max(inner.frame.total, 1) if inner is not None else 0.0
-        )
-        left = bar.seconds_left(now, frame.total, share)
+        inside = inner is not None and inner.address.path.startswith(f"{path}/")
+        share = inner.done / inner.total if inner is not None and inside and inner.total else 0.0
+        left = None if loop.total is None else bar.seconds_left(now, loop.total, share)
         told = f"{timedelta(seconds=round(left))} left" if left is not None else ""
-        self._bars.update(bar.task, completed=done, total=frame.total, visible=True, left=told)
+        self._bars.update(bar.task, completed=done, total=loop.total, visible=True, left=told)

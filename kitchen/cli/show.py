@@ -6,7 +6,7 @@ is gone is one line, not the end of the command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,7 @@ from kitchen.cli.exits import in_this_store
 
 if TYPE_CHECKING:
     from kitchen.history.history import History
-    from kitchen.machine.state import State
+    from kitchen.machine.state import Cell, State
 
 
 @click.command(short_help="Show where a run stands, and why.")
@@ -68,7 +68,9 @@ def describe(history: History) -> dict[str, Any]:
         "cut": state.cut,
         "resources": _resources(history, state),
         "checkpoint": _checkpoint(history),
-        "state": _state(history, state),
+        "state": _values(history, state.core.data),
+        "branches": _branches(history, state),
+        "buffers": _buffers(history, state),
         "metrics": {
             name: {"value": render.builtin(points[-1].value), "step": points[-1].step}
             for name, points in history.all_metrics.items()
@@ -116,14 +118,38 @@ def _checkpoint(history: History) -> dict[str, Any] | None:
     return {"seq": found.seq, "saved": render.iso(found.at), "at": where}
 
 
-def _state(history: History, state: State) -> dict[str, str]:
+def _branches(history: History, state: State) -> dict[str, dict[str, str]]:
+    """What branches have written that are not joined yet."""
+    from kitchen.cli import render
+
+    return {
+        render.place(*at, history.loops): _values(history, overlay)
+        for at, overlay in state.core.overlays.items()
+        if overlay
+    }
+
+
+def _buffers(history: History, state: State) -> dict[str, list[int]]:
+    """The items of async loops that are made and not consumed."""
+    from kitchen.cli import render
+
+    return {
+        render.place(*at, history.loops): [made.number for made in feed.made]
+        for at, feed in state.core.control.feeds.items()
+    }
+
+
+def _values(history: History, cells_by_key: Mapping[str, Cell | None]) -> dict[str, str]:
     from kitchen.cli import render
     from kitchen.errors import KitchenError
     from kitchen.machine import cells
     from kitchen.machine.codec import Codec
 
     codec, shown = Codec(), dict[str, str]()
-    for key, cell in state.core.data.items():
+    for key, cell in cells_by_key.items():
+        if cell is None:
+            shown[key] = "(deleted)"
+            continue
         try:
             shown[key] = render.preview(cells.read(cell, codec, history.store.blobs.get, key))
         except KitchenError as error:
@@ -169,6 +195,10 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield from _section("config", _pairs(told["config"]))
     yield from _section("resources", [_resource(one) for one in told["resources"]])
     yield from _section("state", list(told["state"].items()))
+    for branch, values in told["branches"].items():
+        yield from _section(f"written by {branch}, until it is joined", list(values.items()))
+    buffers = [(loop, ", ".join(map(str, made))) for loop, made in told["buffers"].items() if made]
+    yield from _section("items made and not consumed", buffers)
     points = told["metrics"].items()
     yield from _section("metrics", [
         (name, render.number(p["value"]) + (f"  (step {p['step']})" if p["step"] is not None else ""))

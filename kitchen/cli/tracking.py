@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -19,19 +19,26 @@ import click
 
 from kitchen.machine import events as E
 from kitchen.machine.cells import no_blobs
+from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import Address, Fact
-from kitchen.machine.state import Frame, StageMemo, State
+from kitchen.machine.state import Control, StageMemo, State
 from kitchen.ports.observer import RunObserver
+from kitchen.workflow.ir import from_json
 
 _CODEC = Codec()
 
 
 class Loop(NamedTuple):
-    """A loop being run."""
+    """A loop or a parallel being run: how much is done, of how much (None: nobody knows).
+
+    `at`: what a line of text says, the number of the current item, or of the branches done.
+    """
 
     address: Address
-    frame: Frame
+    done: int
+    total: int | None
+    at: int
 
     @property
     def name(self) -> str:
@@ -40,8 +47,24 @@ class Loop(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """How many loops are around it."""
-        return len(self.address.visit)
+        """How many loops and parallels can be around it."""
+        return self.address.path.count("/")
+
+    @property
+    def told(self) -> str:
+        """`epochs 2/10`, or `batches 17`."""
+        return f"{self.name} {self.at}" + ("" if self.total is None else f"/{self.total}")
+
+
+def loops_of(control: Control) -> tuple[Loop, ...]:
+    """The loops and parallels being run, the outer before the inner."""
+    found = [
+        Loop(at, max(f.current, 0), f.total if f.total >= 0 else None, f.current + 1)
+        for at, f in control.frames.items()
+    ]
+    found += [Loop(at, f.done, f.total, f.done) for at, f in control.forks.items()]
+    found += [Loop(at, f.turn, None, f.turn + 1) for at, f in control.feeds.items()]
+    return tuple(sorted(found, key=lambda loop: loop.depth))
 
 
 class Tracker:
@@ -55,6 +78,7 @@ class Tracker:
         self.stages: tuple[Address, ...] = ()
         self.metrics: dict[str, Any] = {}
         self.progress: dict[Address, tuple[float, float | None]] = {}
+        self._around: Mapping[str, tuple[str, ...]] = {}
         self._pending: dict[tuple[str, E.Visit, int], list[E.MetricRecorded]] = {}
 
     def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
@@ -62,11 +86,15 @@ class Tracker:
         self.run_id = run_id
         self.seq = state.seq
         control = state.core.control
-        self.loops = tuple(Loop(address, frame) for address, frame in control.frames.items())
+        self.loops = loops_of(control)
+        if not self._around and state.started is not None:
+            self._around = compile_workflow(from_json(state.started.ir)).loops
         self.stages = tuple(address for address, place in control.active.items() if place.open)
         for fact in facts:
             event = fact.event
-            if isinstance(event, E.MetricRecorded):
+            if isinstance(event, E.WorkflowChanged):
+                self._around = compile_workflow(from_json(event.ir)).loops
+            elif isinstance(event, E.MetricRecorded):
                 key = (fact.path, fact.visit, fact.attempt)
                 self._pending.setdefault(key, []).append(event)
             elif isinstance(event, E.StageCompleted):
@@ -90,10 +118,8 @@ class Tracker:
         self.progress[address] = (done, total)
 
     def spelled(self, address: Address) -> str:
-        """`epochs[2]/batches[17]/step`, for a place inside the loops being run."""
-        path = address.path
-        around = (loop.address.path for loop in sorted(self.loops, key=lambda loop: loop.depth))
-        return E.spell(*address, tuple(p for p in around if path == p or path.startswith(f"{p}/")))
+        """`epochs[2]/batches[17]/step`."""
+        return E.spell(*address, self._around.get(address.path))
 
     def last_metrics(self, count: int) -> dict[str, Any]:
         """The values of the metrics recorded last."""

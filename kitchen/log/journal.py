@@ -4,6 +4,9 @@ Rules:
 
 1. `write` appends, then applies: the state never holds what the log does not. After an append
    that failed the state is unchanged; after an `apply` that failed the journal is broken.
+   `stage` applies at once and `commit` appends what was staged, so that several decisions share a
+   transaction; nothing may be performed in between, and after a commit that failed the journal is
+   broken.
 2. Every append names the head it expects, so a process that no longer owns the run fails.
 3. Blobs that events name are stored before the events.
 4. A snapshot is taken every `EVERY` events (more rarely when they are large), at checkpoints and
@@ -39,6 +42,8 @@ class Journal(LogReader):
         self.state = State()
         self._snapshot_at = 0
         self._due = EVERY
+        self._staged: list[Fact] = []
+        self._blobs: dict[str, bytes] = {}
 
     def write(
         self,
@@ -52,6 +57,40 @@ class Journal(LogReader):
 
         Raises `RunLost` where somebody else has appended, `StoreError` where nothing was appended.
         """
+        head = self._append(facts, blobs)
+        self._apply(facts, control)
+        self._cache(facts)
+        return head
+
+    def stage(
+        self,
+        facts: Sequence[Fact],
+        blobs: Mapping[str, bytes] | None = None,
+        control: Control | None = None,
+    ) -> None:
+        """Apply the facts, which `commit` will append."""
+        self._staged += facts
+        self._blobs.update(blobs or {})
+        self._apply(facts, control)
+
+    def commit(self) -> int:
+        """Append what was staged, in one transaction; the new head.
+
+        Raises what `write` raises; the state is then thrown away, since the log does not hold it.
+        """
+        facts, self._staged = self._staged, []
+        blobs, self._blobs = self._blobs, {}
+        self.state.seq -= len(facts)
+        try:
+            head = self._append(facts, blobs)
+        except BaseException:
+            self.state = State()
+            raise
+        self.state.seq = head
+        self._cache(facts)
+        return head
+
+    def _append(self, facts: Sequence[Fact], blobs: Mapping[str, bytes] | None) -> int:
         if blobs:
             for data in blobs.values():
                 self.store.blobs.put(data)
@@ -62,15 +101,14 @@ class Journal(LogReader):
         if self.state.seq == 0:
             first = facts[0].event
             assert isinstance(first, RunStarted)
-            head = self.store.create_run(self.run, first.workflow, new)
-        else:
-            head = self.store.append(self.run, self.state.seq, new)
+            return self.store.create_run(self.run, first.workflow, new)
+        return self.store.append(self.run, self.state.seq, new)
+
+    def _apply(self, facts: Sequence[Fact], control: Control | None) -> None:
         for fact in facts:
             apply(self.program, self.state, fact, self, moved=control is not None)
         if control is not None:
             self.state.core.control = control
-        self._cache(facts)
-        return head
 
     def load(self) -> State:
         """Fold the log, from a snapshot if one serves, and make that the state.

@@ -6,6 +6,8 @@ Rules:
 2. Items appended to a list and entries merged into a mapping are kept as deltas, and applied
    when the value is read: appending costs the same at any length.
 3. What is read is cached on the cell. Read values are frozen, so the cache can be handed out.
+4. Branches read in threads of their own. A cache is one tuple, looked at once and replaced whole:
+   two that read at the same time do the work twice, and either's result serves both.
 """
 
 from __future__ import annotations
@@ -48,9 +50,8 @@ def read(cell: Cell, codec: Codec, fetch: Fetch, key: str | None = None) -> Any:
 
     Raises `CorruptValue` where a text does not decode, or a delta does not fit its base.
     """
-    done, value = cell.cache or (0, None)
-    if cell.cache is None:
-        value = codec.decode(cell.base, fetch, key=key)
+    cached = cell.cache  # once: another thread may set it between two looks
+    done, value = (0, codec.decode(cell.base, fetch, key=key)) if cached is None else cached
     pending = cell.deltas_from(done)
     if pending:
         value = _changed(value, pending, codec, fetch, key)

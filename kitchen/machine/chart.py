@@ -3,80 +3,42 @@
 Rules:
 
 1. `machine(ir)` is a real `HierarchicalMachine`: the run's life on top, under `running` one
-   nested state per node path. This module alone imports `transitions`.
-2. A node that waits for an answer has *pseudo-leaves*, named with a `?`: a loop's `?enter` and
-   `?next`, a conditional's `?ask`, a block's `?close` where it opened resources, the root's
-   `?end`. A token always rests on a leaf.
-3. A trigger names a verb and the path of its node (`done:epochs/train`), so no trigger can move
-   a region that it does not concern.
-4. `flatten` reads the table off the machine object, not off the IR: `(leaf, trigger) -> leaves`.
+   nested state per node path, parallel where branches are. This module alone imports
+   `transitions`. `layout` says which states and arrows there are.
+2. `flatten` reads the table off the machine object, not off the IR: `(state, trigger) -> leaves`.
    The hot path uses the table alone, since a live trigger is a hundred times slower. A property
    test walks both and proves that they agree.
-5. The last node of a block goes straight to what follows the block.
+3. The live machine is in all regions at once, and in one item of a `parallel(over=…)`. A run has
+   tokens where work is going on: a branch that waits for its turn, or is done, is a count.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from transitions.extensions.nesting import HierarchicalMachine, NestedState
 
+from kitchen.machine.layout import Lane, Layout, Leaf, Role, lay_out
 from kitchen.workflow import ir as IR
-from kitchen.workflow.ir import (
-    CheckpointNode,
-    ConditionalNode,
-    LoopNode,
-    Node,
-    ResourceNode,
-    StageNode,
-    WorkflowIR,
-)
+from kitchen.workflow.ir import Node, WorkflowIR
 
 SEPARATOR = "/"
 RUNNING = "running"
 ENDINGS = ("completed", "failed", "interrupted")
 
-
-class Role(enum.Enum):
-    """What a leaf waits for."""
-
-    STAGE = "stage"
-    ENTER = "enter"
-    NEXT = "next"
-    ASK = "ask"
-    OPEN = "open"
-    SAVE = "save"
-    CLOSE = "close"
-    END = "end"
-
-
-class Leaf(NamedTuple):
-    """A place where a token rests. `loops`: the paths of the loops around it, outermost first."""
-
-    name: str
-    role: Role
-    path: str
-    loops: tuple[str, ...]
-    names: tuple[str, ...] = ()
-
-
-class Move(NamedTuple):
-    """An arrow of the chart, between leaves."""
-
-    source: str
-    trigger: str
-    dest: str
+_SHARED = (Role.CLOSE, Role.WAIT, Role.FINISH, Role.DONE)
 
 
 class Program(NamedTuple):
     """A compiled workflow.
 
-    `table[(leaf, trigger)]` are the leaves where the token goes, and `moves[leaf][verb]` the same,
-    for the hot path: a leaf belongs to one node. `loops[path]` are the paths of the loops around
-    a node.
+    `table[(state, trigger)]` are the leaves where the token goes, and `moves[leaf][verb]` the
+    same, for the hot path: a leaf belongs to one node. `loops[path]` are the paths of the loops
+    around a node, `lanes[path]` its lanes, for those that have any. `composites[path]` is the state
+    of a parallel or an async loop, `waits[(path, depth)]` the leaf where a branch begins whose address
+    has so many loop indices.
     """
 
     ir: WorkflowIR
@@ -84,8 +46,11 @@ class Program(NamedTuple):
     leaves: dict[str, Leaf]
     nodes: dict[str, Node]
     loops: dict[str, tuple[str, ...]]
+    lanes: dict[str, tuple[Lane, ...]]
     table: dict[tuple[str, str], tuple[str, ...]]
     moves: dict[str, dict[str, tuple[str, ...]]]
+    composites: dict[str, str]
+    waits: dict[tuple[str, int], str]
     initial: str
 
 
@@ -109,131 +74,81 @@ def compile_workflow(ir: WorkflowIR) -> Program:
 @lru_cache(maxsize=64)
 def _compile(text: bytes) -> Program:
     ir = IR.from_json(text)
-    draft = _draft(ir)
-    nodes = dict(IR.walk(ir))
-    own = (leaf for leaf in draft.leaves.values() if leaf.role not in (Role.CLOSE, Role.END))
-    loops = {leaf.path: leaf.loops for leaf in own}
-    table = flatten(_build(draft))
-    moves: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in draft.leaves}
+    layout = lay_out(ir)
+    # A path that a node shares with pseudo-leaves in its body is the node's own.
+    leaves = sorted(layout.leaves.values(), key=lambda leaf: leaf.role in _SHARED)
+    loops: dict[str, tuple[str, ...]] = {}
+    for leaf in leaves:
+        loops.setdefault(leaf.path, leaf.loops)
+    table = flatten(_build(layout))
+    moves: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in layout.leaves}
     for (leaf, trigger), targets in table.items():
         if leaf in moves:
             moves[leaf][trigger.partition(":")[0]] = targets
     return Program(
         ir=ir,
         fingerprint=IR.fingerprint(ir),
-        leaves=draft.leaves,
-        nodes=nodes,
+        leaves=layout.leaves,
+        nodes=dict(IR.walk(ir)),
         loops=loops,
+        lanes=layout.lanes,
         table=table,
         moves=moves,
-        initial=draft.first,
+        composites=layout.composites,
+        waits=layout.waits,
+        initial=layout.first,
     )
 
 
 def machine(ir: WorkflowIR) -> ChartMachine:
     """The live machine of a workflow, without a model: for tests and for diagrams."""
-    return _build(_draft(ir))
+    return _build(lay_out(ir))
 
 
 def flatten(chart: ChartMachine) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The machine's own transitions, as a table over leaf names (without `running/`)."""
+    """The machine's own transitions, as a table over state names (without `running/`).
+
+    Where an arrow leads to a state with states of its own, the leaves where that is entered.
+    """
     table: dict[tuple[str, str], tuple[str, ...]] = {}
     for trigger, event in chart.events.items():
         for source, arrows in event.transitions.items():
             for arrow in arrows:
                 key = (_bare(str(source)), trigger)
-                table[key] = (*table.get(key, ()), _bare(str(arrow.dest)))
+                leaves = tuple(map(_bare, _entered(chart, str(arrow.dest))))
+                table[key] = (*table.get(key, ()), *leaves)
     return table
+
+
+def _entered(chart: ChartMachine, state: str) -> Iterator[str]:
+    """The leaves that are active once a state is entered."""
+    found: Any = chart.get_state(state)
+    initial: str | list[str] | None = found.initial
+    if not initial:
+        yield state
+        return
+    for name in [initial] if isinstance(initial, str) else initial:
+        yield from _entered(chart, SEPARATOR.join((state, name)))
 
 
 def _bare(state: str) -> str:
     return state.removeprefix(RUNNING + SEPARATOR)
 
 
-class _Draft:
-    """Leaves and moves, collected from the IR."""
-
-    def __init__(self) -> None:
-        self.leaves: dict[str, Leaf] = {}
-        self.moves: list[Move] = []
-        self.first = ""
-
-    def leaf(self, leaf: Leaf) -> str:
-        self.leaves[leaf.name] = leaf
-        return leaf.name
-
-    def move(self, source: str, verb: str, path: str, dest: str) -> None:
-        self.moves.append(Move(source, f"{verb}:{path}", dest))
-
-
-def _draft(ir: WorkflowIR) -> _Draft:
-    draft = _Draft()
-    end = draft.leaf(Leaf("?end", Role.END, "", ()))
-    draft.first = _block(draft, "", ir.body, (), end)
-    return draft
-
-
-def _block(
-    draft: _Draft, base: str, nodes: tuple[Node, ...], loops: tuple[str, ...], after: str
-) -> str:
-    """Lay out a block that continues at `after`; the name of the leaf where it begins."""
-    names = tuple(node.name for node in nodes if isinstance(node, ResourceNode))
-    if names:
-        close = draft.leaf(Leaf(IR.join(base, "?close"), Role.CLOSE, base, loops, names))
-        draft.move(close, "closed", base, after)
-        after = close
-    for node in reversed(nodes):
-        after = _node(draft, base, node, loops, after)
-    return after
-
-
-def _node(draft: _Draft, base: str, node: Node, loops: tuple[str, ...], after: str) -> str:
-    path = IR.join(base, node.name)
-    match node:
-        case StageNode():
-            return _simple(draft, Leaf(path, Role.STAGE, path, loops), "done", after)
-        case ResourceNode():
-            leaf = Leaf(path, Role.OPEN, path, loops, (node.name,))
-            return _simple(draft, leaf, "opened", after)
-        case CheckpointNode():
-            return _simple(draft, Leaf(path, Role.SAVE, path, loops), "saved", after)
-        case ConditionalNode():
-            ask = draft.leaf(Leaf(f"{path}/?ask", Role.ASK, path, loops))
-            then = _block(draft, path, node.then, loops, after)
-            other = _block(draft, IR.join(path, IR.OTHERWISE), node.otherwise, loops, after)
-            draft.move(ask, "yes", path, then)
-            draft.move(ask, "no", path, other)
-            return ask
-        case LoopNode():
-            enter = draft.leaf(Leaf(f"{path}/?enter", Role.ENTER, path, loops))
-            again = draft.leaf(Leaf(f"{path}/?next", Role.NEXT, path, loops))
-            body = _block(draft, path, node.body, (*loops, path), again)
-            draft.move(enter, "entered", path, again)
-            draft.move(again, "item", path, body)
-            draft.move(again, "exit", path, after)
-            return enter
-
-
-def _simple(draft: _Draft, leaf: Leaf, verb: str, after: str) -> str:
-    draft.move(draft.leaf(leaf), verb, leaf.path, after)
-    return leaf.name
-
-
-def _build(draft: _Draft) -> ChartMachine:
-    full = {name: SEPARATOR.join((RUNNING, name)) for name in draft.leaves}
-    arrows = [[move.trigger, full[move.source], full[move.dest]] for move in draft.moves]
+def _build(layout: Layout) -> ChartMachine:
+    arrows = [[move.trigger, _full(move.source), _full(move.dest)] for move in layout.moves]
     arrows += [
-        ["start", "ready", full[draft.first]],
-        ["complete:", full["?end"], "completed"],
+        ["start", "ready", _full(layout.first)],
+        ["complete:", _full("?end"), "completed"],
         ["fail", RUNNING, "failed"],
         ["interrupt", RUNNING, "interrupted"],
     ]
-    for name, state in full.items():
-        arrows += [[f"resume:{name}", ending, state] for ending in ("failed", "interrupted")]
+    for name in layout.leaves:
+        arrows += [[f"resume:{name}", ending, _full(name)] for ending in ("failed", "interrupted")]
     tree: dict[str, Any] = {}
-    for name in draft.leaves:
+    for name in layout.leaves:
         _plant(tree, name.split(SEPARATOR))
-    running: dict[str, Any] = {"name": RUNNING, "children": list(_states(tree))}
+    running: dict[str, Any] = {"name": RUNNING, "children": list(_states(layout, tree, ""))}
     return ChartMachine(
         model=None,
         states=["ready", running, *ENDINGS],
@@ -243,11 +158,24 @@ def _build(draft: _Draft) -> ChartMachine:
     )
 
 
+def _full(name: str) -> str:
+    return SEPARATOR.join((RUNNING, name))
+
+
 def _plant(tree: dict[str, Any], parts: list[str]) -> None:
     for part in parts:
         tree = tree.setdefault(part, {})
 
 
-def _states(tree: dict[str, Any]) -> Iterator[Any]:
-    for name, below in tree.items():
-        yield {"name": name, "children": list(_states(below))} if below else name
+def _states(layout: Layout, tree: dict[str, Any], above: str) -> Iterator[Any]:
+    for part, below in tree.items():
+        name = IR.join(above, part)
+        if not below:
+            yield part
+            continue
+        state: dict[str, Any] = {"name": part, "children": list(_states(layout, below, name))}
+        if name in layout.regions:
+            state["initial"] = [region.removeprefix(f"{name}/") for region in layout.regions[name]]
+        elif name in layout.initial:
+            state["initial"] = layout.initial[name].removeprefix(f"{name}/")
+        yield state

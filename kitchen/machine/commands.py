@@ -3,15 +3,19 @@
 Rules:
 
 1. A command names an address and says what kind of work is wanted there. It holds no callable.
-2. Outstanding commands follow from the state alone (`decide.outstanding`), so a resumed process
-   knows what to do without remembering anything.
+2. Outstanding commands follow from the state alone (`draft.outstanding`), so a resumed process
+   knows what to do without remembering anything; one that is outstanding no more is cancelled.
 3. Every command ends in exactly one input: its outcome, or `CommandFailed`.
-4. An outcome names the address and, for stages, the attempt that it answers.
+4. What user code did with resources is told with its outcome: `touched`, and `looked` for those
+   that it only peeked at.
+5. An outcome names the address and, for stages, the attempt that it answers.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Raw
 
 from kitchen.machine.events import (
     Address,
@@ -19,6 +23,7 @@ from kitchen.machine.events import (
     Effect,
     Failure,
     Host,
+    ItemTaken,
     Manifest,
     MetricRecorded,
     RunStarted,
@@ -47,6 +52,37 @@ class EvaluateCondition(NamedTuple):
     address: Address
 
 
+class OpenBranches(NamedTuple):
+    """Ask a parallel how many branches may run at a time, and its `over` for its collection."""
+
+    address: Address
+
+
+class JoinBranches(NamedTuple):
+    """Have what the branches gave to the keys of `merge` reduced to one value each."""
+
+    address: Address
+
+
+class PullItem(NamedTuple):
+    """Take the next item out of a stream."""
+
+    address: Address
+    number: int
+
+
+class Produce(NamedTuple):
+    """Have a producer make an item; what it sees is told by `feeds.seen`."""
+
+    address: Address
+
+
+class LeaveLoop(NamedTuple):
+    """Close a stream's source, or see the last of an async loop's producers off."""
+
+    address: Address
+
+
 class OpenResource(NamedTuple):
     """Call a resource's factory."""
 
@@ -68,7 +104,17 @@ class SaveCheckpoint(NamedTuple):
 
 
 Command: TypeAlias = (
-    RunStage | OpenLoop | EvaluateCondition | OpenResource | CloseResources | SaveCheckpoint
+    RunStage
+    | OpenLoop
+    | EvaluateCondition
+    | OpenBranches
+    | JoinBranches
+    | PullItem
+    | Produce
+    | LeaveLoop
+    | OpenResource
+    | CloseResources
+    | SaveCheckpoint
 )
 
 
@@ -109,6 +155,7 @@ class StageSucceeded(NamedTuple):
     effects: tuple[Effect, ...] = ()
     touched: tuple[str, ...] = ()
     flushed: tuple[MetricRecorded, ...] = ()
+    looked: tuple[str, ...] = ()
 
 
 class StageRaised(NamedTuple):
@@ -134,6 +181,7 @@ class CollectionOpened(NamedTuple):
     address: Address
     items: Collection
     touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
 
 
 class ConditionAnswered(NamedTuple):
@@ -142,6 +190,48 @@ class ConditionAnswered(NamedTuple):
     address: Address
     answer: bool
     touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
+
+
+class BranchesOpened(NamedTuple):
+    """A parallel knows its limit, and its collection if it goes over one."""
+
+    address: Address
+    limit: int
+    items: Collection | None = None
+    touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
+
+
+class BranchesMerged(NamedTuple):
+    """The reduced values, encoded, by state key."""
+
+    address: Address
+    merged: dict[str, Raw]
+
+
+class ItemPulled(NamedTuple):
+    """A stream gave an item; None: it has come to its end, and is closed."""
+
+    address: Address
+    number: int
+    item: ItemTaken | None
+
+
+class ItemMade(NamedTuple):
+    """A producer made an item, from a state of that version."""
+
+    address: Address
+    value: Raw
+    version: int = 0
+    touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
+
+
+class LoopLeft(NamedTuple):
+    """The source is closed, or no producer runs any more."""
+
+    address: Address
 
 
 class ResourceReady(NamedTuple):
@@ -151,6 +241,7 @@ class ResourceReady(NamedTuple):
     stateful: bool
     touched: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
 
 
 class BlockClosed(NamedTuple):
@@ -175,10 +266,14 @@ class ResourceReturned(NamedTuple):
 
 
 class CommandFailed(NamedTuple):
-    """A command other than `RunStage` could not be carried out."""
+    """A command other than `RunStage` could not be carried out.
+
+    `everywhere`: it is the run that cannot go on, and not only the branch around that address.
+    """
 
     address: Address
     failure: Failure
+    everywhere: bool = False
 
 
 Input: TypeAlias = (
@@ -191,6 +286,11 @@ Input: TypeAlias = (
     | MetricsFlushed
     | CollectionOpened
     | ConditionAnswered
+    | BranchesOpened
+    | BranchesMerged
+    | ItemPulled
+    | ItemMade
+    | LoopLeft
     | ResourceReady
     | BlockClosed
     | CheckpointWritten

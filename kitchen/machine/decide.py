@@ -6,8 +6,8 @@ Rules:
    commands to perform once they are appended and applied.
 2. Total: an input that no outstanding command asked for is an `IllegalOutcome` that says role,
    state and event; it is never passed over in silence.
-3. `outstanding(program, state)` follows from the state alone, and the commands of a decision are
-   what it newly holds.
+3. What is outstanding follows from the state alone (`outstanding`), and the commands of a decision
+   are what it newly holds.
 4. What can be known without asking (the next item of a collection, a decision that the memo
    holds) is decided at once, in the same batch as what led there.
 5. A touch is told before the mutations of who touched. The cut is the seq before it, or where the
@@ -17,19 +17,23 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine.chart import Program, Role
+from kitchen.machine import feeds, lanes
+from kitchen.machine.chart import Program
 from kitchen.machine.commands import Command, Input
-from kitchen.machine.draft import COMPLETED, CRASH_BUDGET, Draft, command_at, died_too_often
+from kitchen.machine.draft import COMPLETED, CRASH_BUDGET, Draft, died_too_often
 from kitchen.machine.events import Address, Event, Fact
+from kitchen.machine.layout import Role
 from kitchen.machine.memo import difference, digests
+from kitchen.machine.outstanding import closing, command_at, is_halted
 from kitchen.machine.state import ACTIVE, READY, Control, StageMemo, State
+from kitchen.workflow.ir import ParallelNode
 
 
 class Decision(NamedTuple):
@@ -50,16 +54,11 @@ def decide(program: Program, state: State, given: Input) -> Decision:
     """
     draft = Draft(program, state, given)
     _DECIDERS[type(given)](draft, given)
+    if draft.control.feeds and draft.going:
+        control = state.core.control
+        before = () if type(given) is C.Continue else feeds.all_being_made(program, control)
+        draft.produce({at for at in before if not is_halted(control, at)})
     return Decision(draft.facts, draft.commands, draft.control if draft.known else None)
-
-
-def outstanding(program: Program, state: State) -> tuple[Command, ...]:
-    """What a run in this state waits for, in the order in which it came about."""
-    control = state.core.control
-    if control.status != ACTIVE:
-        return ()
-    asked = (command_at(program, address, place) for address, place in control.active.items())
-    return tuple(command for command in asked if command is not None)
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -84,7 +83,8 @@ def _resume(draft: Draft, given: C.Resume) -> None:
     if reason == "crash" and deaths > CRASH_BUDGET:  # not even a first command came to its end
         draft.fail(Address(""), died_too_often(deaths))
         return
-    _interrupt_attempts(draft)
+    draft.interrupt_attempts()
+    draft.going = False
     touched = draft.state.dirty
     if touched:
         draft.known = False
@@ -98,20 +98,14 @@ def _continue(draft: Draft, _given: C.Continue) -> None:
     for address, place in list(draft.control.active.items()):
         if place.open:
             raise draft.refusal(address, place)
-        draft.settle((address,))
+    draft.go_on()
 
 
 def _interrupt(draft: Draft, given: C.Interrupt) -> None:
     if draft.control.status != ACTIVE:
         raise draft.refusal(None, None)
-    _interrupt_attempts(draft)
+    draft.interrupt_attempts()
     draft.emit(E.RunInterrupted(given.signal))
-
-
-def _interrupt_attempts(draft: Draft) -> None:
-    for address, place in list(draft.control.active.items()):
-        if place.open:
-            draft.emit(E.StageInterrupted(), *address, place.attempt)
 
 
 # --- stages -------------------------------------------------------------------------------------
@@ -120,20 +114,35 @@ def _interrupt_attempts(draft: Draft) -> None:
 def _succeeded(draft: Draft, given: C.StageSucceeded) -> None:
     address, attempt = given.address, given.attempt
     draft.attempt(address, attempt)
+    if draft.state.core.claims:
+        keys = [e.key for e in given.effects if isinstance(e, E.Mutation)]
+        clash = draft.clash(address, keys, given.touched, given.looked)
+        if clash is not None:
+            _raised(draft, C.StageRaised(address, attempt, clash, given.effects))
+            return
     recorded = draft.memo.get(address) if draft.memo else None
     if isinstance(recorded, StageMemo):
         differs = difference(recorded, digests((*given.flushed, *given.effects)))
         if differs:
             draft.diverge(address, *differs)
     path, visit = address
-    facts = [Fact(effect, path, visit, attempt) for effect in given.effects]
+    stops = [effect for effect in given.effects if type(effect) is E.LoopStopped]
+    facts = [
+        Fact(effect, path, visit, attempt)
+        for effect in given.effects
+        if type(effect) is not E.LoopStopped
+    ]
     if given.touched:
         # Metrics that are in the log early come before it too: the order must not tell when.
         draft.add([fact for fact in facts if type(fact.event) is E.MetricRecorded])
         facts = [fact for fact in facts if type(fact.event) is not E.MetricRecorded]
         draft.touch(given.touched, address, attempt)
     draft.add(facts)
-    draft.settle(draft.emit(COMPLETED, path, visit, attempt))
+    for event in stops:
+        draft.emit(event, path, visit, attempt)
+    looked = draft.looked(given.looked, address)
+    completed = E.StageCompleted(looked) if looked else COMPLETED
+    draft.settle(draft.emit(completed, path, visit, attempt))
 
 
 def _raised(draft: Draft, given: C.StageRaised) -> None:
@@ -157,33 +166,136 @@ def _flushed(draft: Draft, given: C.MetricsFlushed) -> None:
 
 def _entered(draft: Draft, given: C.CollectionOpened) -> None:
     draft.place(given.address, Role.ENTER)
+    if _refused(draft, given):
+        return
     recorded = draft.memo.get(given.address)
     if isinstance(recorded, E.LoopEntered) and recorded.items != given.items:
         draft.diverge(given.address, "items", str(recorded.items), str(given.items))
-    touched = draft.touch(given.touched, given.address)
-    _on(draft, given.address, E.LoopEntered(given.items, touched))
+    _on(draft, given.address, E.LoopEntered(given.items, *_used(draft, given)))
 
 
 def _answered(draft: Draft, given: C.ConditionAnswered) -> None:
-    draft.place(given.address, Role.ASK)
+    draft.place(given.address, Role.ASK, Role.TURN)
+    if _refused(draft, given):
+        return
     recorded = draft.memo.get(given.address)
     if isinstance(recorded, E.ConditionEvaluated) and recorded.answer != given.answer:
         draft.diverge(given.address, "answer", str(recorded.answer), str(given.answer))
-    touched = draft.touch(given.touched, given.address)
-    _on(draft, given.address, E.ConditionEvaluated(given.answer, touched))
+    _on(draft, given.address, E.ConditionEvaluated(given.answer, *_used(draft, given)))
+
+
+def _forked(draft: Draft, given: C.BranchesOpened) -> None:
+    draft.place(given.address, Role.FORK)
+    if _refused(draft, given):
+        return
+    node = draft.program.nodes[given.address.path]
+    recorded = draft.memo.get(given.address)
+    if isinstance(recorded, E.BranchesStarted) and recorded.items != given.items:
+        draft.diverge(given.address, "items", str(recorded.items), str(given.items))
+    used = _used(draft, given)
+    count = len(node.branches) if isinstance(node, ParallelNode) else 0
+    count = count if given.items is None else given.items.count
+    draft.emit(E.BranchesStarted(count, given.limit, given.items, *used), *given.address)
+    draft.fill(given.address)
+
+
+def _merged(draft: Draft, given: C.BranchesMerged) -> None:
+    parallel, core = given.address, draft.state.core
+    fork = draft.control.forks.get(parallel)
+    if fork is None or fork.done < fork.total or not draft.goes_on(parallel):
+        raise draft.refusal(parallel, None)
+    written = [
+        key for _, overlay in lanes.branches(draft.program, core, parallel) for key in overlay
+    ]
+    clash = draft.clash(parallel, written)
+    if clash is not None:
+        draft.fail(parallel, clash)
+        return
+    _on(draft, parallel, E.BranchesJoined(given.merged))
+
+
+def _pulled(draft: Draft, given: C.ItemPulled) -> None:
+    draft.place(given.address, Role.PULL)
+    path, visit = given.address
+    frame = draft.control.frames[given.address]
+    if frame.stop or given.number != frame.current + 1:
+        raise draft.refusal(given.address, draft.control.active[given.address])
+    if given.item is None:
+        _on(draft, given.address, E.LoopExited())
+        return
+    address = Address(path, (*visit, given.number))
+    recorded = draft.memo.get(address)
+    if isinstance(recorded, E.ItemTaken) and recorded.digest != given.item.digest:
+        draft.diverge(address, "item", recorded.digest, given.item.digest)
+    _on(draft, address, given.item)
+
+
+def _made(draft: Draft, given: C.ItemMade) -> None:
+    under_way = feeds.all_being_made(draft.program, draft.control)
+    if given.address not in under_way or not draft.goes_on(given.address):
+        raise draft.refusal(given.address, None)
+    if _refused(draft, given):
+        return
+    loop = feeds.loop_of(given.address)
+    node = feeds.node_of(draft.program, loop.path)
+    touched = draft.state.stateful(given.touched)
+    if touched and node.producers > 1:
+        draft.fail(given.address, _several(node.producers, touched))
+        return
+    recorded = draft.memo.get(given.address)
+    if isinstance(recorded, E.ItemProduced) and recorded.value != given.value:
+        draft.diverge(given.address, "item", _short(recorded.value), _short(given.value))
+    elif isinstance(recorded, E.ItemProduced) and recorded.version != given.version:
+        draft.diverge(given.address, "version", str(recorded.version), str(given.version))
+    used = _used(draft, given)
+    draft.emit(E.ItemProduced(given.value, given.version, *used), *given.address)
+    draft.arrived(loop)
+
+
+def _short(value: Raw) -> str:
+    """The text of an item, as far as it can be shown."""
+    return bytes(value)[:200].decode(errors="replace")
+
+
+def _several(producers: int, touched: tuple[str, ...]) -> E.Failure:
+    return E.Failure(
+        "BranchConflict",
+        f"{producers} producers at a time touch {', '.join(touched)}: in which order would be chance",
+        hint="let the loop have producers=1, or use ctx.resources.peek where it is only looked at",
+    )
+
+
+def _left(draft: Draft, given: C.LoopLeft) -> None:
+    place = draft.place(given.address, Role.PULL, Role.LEAVE)
+    asked = command_at(draft.program, draft.control, given.address, place)
+    if not isinstance(asked, C.LeaveLoop):
+        raise draft.refusal(given.address, place)
+    path, visit = given.address
+    feed = draft.control.feeds.get(given.address)
+    for item in feed.made if feed is not None else ():
+        draft.emit(E.ItemDiscarded("left"), path, (*visit, item.number))
+    _on(draft, given.address, E.LoopExited())
 
 
 def _opened(draft: Draft, given: C.ResourceReady) -> None:
     place = draft.place(given.address, Role.OPEN)
-    name = draft.program.leaves[place.leaf].names[0]
-    touched = draft.touch(given.touched, given.address)
-    _on(draft, given.address, E.ResourceOpened(name, given.stateful, touched, given.lost))
+    if _refused(draft, given):
+        return
+    name = lanes.instance(draft.program, given.address, draft.program.leaves[place.leaf].names[0])
+    touched, looked = _used(draft, given)
+    opened = E.ResourceOpened(name, given.stateful, touched, given.lost, looked)
+    _on(draft, given.address, opened)
 
 
 def _closed(draft: Draft, given: C.BlockClosed) -> None:
     place = draft.place(given.address, Role.CLOSE)
-    names = draft.program.leaves[place.leaf].names
-    draft.touch([name for name in given.touched if name not in names], given.address)
+    names = closing(draft.program, given.address, draft.program.leaves[place.leaf].names)
+    touched = [name for name in given.touched if name not in names]
+    clash = draft.clash(given.address, (), touched)
+    if clash is not None:
+        draft.fail(given.address, clash)
+        return
+    draft.touch(touched, given.address)
     _on(draft, given.address, E.ResourcesClosed(names))
 
 
@@ -194,7 +306,9 @@ def _saved(draft: Draft, given: C.CheckpointWritten) -> None:
             raise draft.refusal(None, None)
         draft.emit(event)
         return
-    draft.place(given.address, Role.SAVE)
+    place = draft.place(given.address, Role.SAVE)
+    if command_at(draft.program, draft.control, given.address, place) is None:
+        raise draft.refusal(given.address, place)  # productions are under way
     _on(draft, given.address, event)
 
 
@@ -208,7 +322,29 @@ def _returned(draft: Draft, given: C.ResourceReturned) -> None:
 def _failed(draft: Draft, given: C.CommandFailed) -> None:
     if draft.control.status != ACTIVE:
         raise draft.refusal(given.address, draft.control.active.get(given.address))
-    draft.fail(given.address, given.failure)
+    if given.everywhere:
+        draft.end(given.address, given.failure)
+    else:
+        draft.fail(given.address, given.failure)
+
+
+_Uses: TypeAlias = (
+    C.CollectionOpened | C.ConditionAnswered | C.BranchesOpened | C.ItemMade | C.ResourceReady
+)
+
+
+def _refused(draft: Draft, given: _Uses) -> bool:
+    """Fail what uses a resource that is another side's; whether it does."""
+    clash = draft.clash(given.address, (), given.touched, given.looked)
+    if clash is not None:
+        draft.fail(given.address, clash)
+    return clash is not None
+
+
+def _used(draft: Draft, given: _Uses) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell first touches; the stateful resources that were touched, and peeked at."""
+    looked = draft.looked(given.looked, given.address)
+    return draft.touch(given.touched, given.address), looked
 
 
 def _on(draft: Draft, address: Address, event: Event) -> None:
@@ -226,6 +362,11 @@ _DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
     C.MetricsFlushed: _flushed,
     C.CollectionOpened: _entered,
     C.ConditionAnswered: _answered,
+    C.BranchesOpened: _forked,
+    C.BranchesMerged: _merged,
+    C.ItemPulled: _pulled,
+    C.ItemMade: _made,
+    C.LoopLeft: _left,
     C.ResourceReady: _opened,
     C.BlockClosed: _closed,
     C.CheckpointWritten: _saved,

@@ -5,7 +5,11 @@ Rules:
 1. A draft moves by the facts that are added to it, with the function that folding uses.
 2. `settle` takes every token that has landed on until it waits for a command: the next item of a
    collection, a decision that the memo holds and the end of the run need no asking.
-3. A command that too many processes died of is not asked for again: the run fails instead.
+3. A parallel is kept full: while branches wait and fewer run than may, the next is begun. When
+   all are done it is joined, at once if nothing has to be reduced or compared.
+4. A failure ends the innermost branch around it; what that means for the siblings says their
+   parallel. Where nothing is around, it ends the run. Attempts that go down with it are told.
+5. A command that too many processes died of is not asked for again: that is a failure instead.
 """
 
 from __future__ import annotations
@@ -15,37 +19,30 @@ from collections.abc import Collection
 from kitchen.errors import IllegalOutcome
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine.chart import Program, Role
+from kitchen.machine import feeds, lanes
+from kitchen.machine.chart import Program
 from kitchen.machine.commands import Command, Input
-from kitchen.machine.control import CONTROL, advance
+from kitchen.machine.control import (
+    CONTROL,
+    advance,
+    branch_address,
+    is_branch_of,
+    next_branch,
+    running,
+)
 from kitchen.machine.events import Address, Event, Fact, Visit, spell
-from kitchen.machine.state import ACTIVE, Place, StageMemo, State
+from kitchen.machine.layout import Role
+from kitchen.machine.outstanding import command_at, is_halted, within
+from kitchen.machine.state import ACTIVE, Fork, Place, State
+from kitchen.workflow.ir import ParallelNode, ParallelOverNode, StreamLoopNode
 
 CRASH_BUDGET = 5
 
 # Events without fields, made once.
 _STARTED, COMPLETED = E.StageStarted(), E.StageCompleted()
-_TAKEN, _EXITED = E.ItemTaken(), E.LoopExited()
-
-
-def command_at(program: Program, address: Address, place: Place) -> Command | None:
-    """What a token waits for on its leaf; None for a stage between two attempts."""
-    leaf = program.leaves[place.leaf]
-    match leaf.role:
-        case Role.STAGE:
-            return C.RunStage(address, place.attempt) if place.open else None
-        case Role.ENTER:
-            return C.OpenLoop(address)
-        case Role.ASK:
-            return C.EvaluateCondition(address)
-        case Role.OPEN:
-            return C.OpenResource(address, leaf.names[0])
-        case Role.CLOSE:
-            return C.CloseResources(address, leaf.names)
-        case Role.SAVE:
-            return C.SaveCheckpoint(address)
-        case Role.NEXT | Role.END:
-            return None
+_TAKEN, _EXITED, _STALE = E.ItemTaken(), E.LoopExited(), E.ItemDiscarded()
+_ENTERED, _STOPPED = E.LoopEntered(E.OpenItems()), E.ConditionEvaluated(True)
+_BEGUN, _FINISHED, _JOINED = E.BranchStarted(), E.BranchCompleted(), E.BranchesJoined()
 
 
 class Draft:
@@ -55,7 +52,9 @@ class Draft:
         "commands",
         "control",
         "facts",
+        "filling",
         "given",
+        "going",
         "known",
         "memo",
         "program",
@@ -72,7 +71,9 @@ class Draft:
         self.commands: list[Command] = []
         self.memo = state.memo
         self.known = True
+        self.going = True
         self.seq = state.seq
+        self.filling: set[Address] = set()
 
     def emit(
         self, event: Event, path: str = "", visit: Visit = (), attempt: int = 0
@@ -93,11 +94,15 @@ class Draft:
     def place(self, address: Address, *roles: Role) -> Place:
         """The token at an address, if it rests on a leaf of such a role."""
         place = self.control.active.get(address)
-        if place is None or self.control.status != ACTIVE:
+        if place is None or not self.goes_on(address):
             raise self.refusal(address, place)
         if self.program.leaves[place.leaf].role not in roles:
             raise self.refusal(address, place)
         return place
+
+    def goes_on(self, address: Address) -> bool:
+        """Whether the run goes on, and no branch around the address has failed."""
+        return self.control.status == ACTIVE and not is_halted(self.control, address)
 
     def attempt(self, address: Address, attempt: int) -> None:
         place = self.place(address, Role.STAGE)
@@ -115,18 +120,47 @@ class Draft:
         )
 
     def touch(self, names: Collection[str], address: Address, attempt: int = 0) -> tuple[str, ...]:
-        """Tell first touches; the names among these that are stateful."""
+        """Tell first touches, also on each side of a parallel; the names that are stateful."""
         if not names:
             return ()
+        core = self.state.core
         known = self.state.stateful(names)
         for name in known:
-            if not self.state.core.resources[name].touched:
+            sides = lanes.around(self.program, address)
+            claimed = all(
+                f"resource {name}" in core.claims.get(lanes.owner_of(lane, address.visit), ())
+                for lane, _ in sides
+            )
+            if not core.resources[name].touched or not claimed:
                 self.emit(E.ResourceTouched(name), *address, attempt)
         return known
 
+    def looked(self, names: Collection[str], address: Address) -> tuple[str, ...]:
+        """What is to be told of peeks: at stateful resources, by one of several sides."""
+        if not names or address.path not in self.program.lanes:
+            return ()
+        return self.state.stateful(names)
+
+    def clash(
+        self,
+        address: Address,
+        keys: Collection[str] = (),
+        touched: Collection[str] = (),
+        looked: Collection[str] = (),
+    ) -> E.Failure | None:
+        """The failure that it is to write these keys and use these resources here, if it is."""
+        core = self.state.core
+        if not core.claims:
+            return None
+        uses = self.state.stateful(touched), self.state.stateful(looked)
+        found = lanes.conflict(self.program, core, address, keys, *uses)
+        return None if found is None else lanes.told(self.program, found)
+
+    # --- going on where nothing has to be asked ---
+
     def settle(self, landed: tuple[Address, ...]) -> None:
         """From where tokens landed, decide what needs no asking, until each waits for a command."""
-        while landed:
+        while landed and self.control.status == ACTIVE:
             for other in landed[1:]:
                 self.settle((other,))
             landed = self._step(landed[0])
@@ -134,24 +168,56 @@ class Draft:
     def _step(self, address: Address) -> tuple[Address, ...]:
         """One thing that needs no asking; where that led."""
         place = self.control.active[address]
+        role = self.program.leaves[place.leaf].role
+        if role is Role.STAGE:
+            number = place.attempt + 1
+            return self._ask(address, C.RunStage(address, number), number)
+        decided = self._decided(address, role)
+        if decided is not None:
+            event, visit = decided
+            landed = self.emit(event, address.path, visit)
+            if role is Role.FORK:
+                self.fill(address)
+            elif role is Role.FINISH:
+                self.fill(self._parallel(address))
+            return landed
+        command = command_at(self.program, self.control, address, place)
+        return () if command is None else self._ask(address, command)
+
+    def _decided(self, address: Address, role: Role) -> tuple[Event, Visit] | None:
+        """The event that takes a token on without asking anybody, if there is one."""
         path, visit = address
-        match self.program.leaves[place.leaf].role:
-            case Role.STAGE:
-                number = place.attempt + 1
-                return self._ask(address, C.RunStage(address, number), number)
+        match role:
             case Role.NEXT:
                 frame = self.control.frames[address]
-                if frame.current + 1 < frame.total:
-                    return self.emit(_TAKEN, path, (*visit, frame.current + 1))
-                return self.emit(_EXITED, path, visit)
+                if frame.current + 1 < frame.total and not frame.stop:
+                    return _TAKEN, (*visit, frame.current + 1)
+                return _EXITED, visit
             case Role.END:
-                return self.emit(E.RunCompleted())
-            case Role.ENTER | Role.ASK if (known := self._remembered(address)) is not None:
-                return self.emit(known, path, visit)
+                return E.RunCompleted(), visit
+            case Role.FINISH:
+                return _FINISHED, visit
+            case Role.BEGIN:
+                return _ENTERED, visit
+            case Role.ENTER if isinstance(self.program.nodes[path], StreamLoopNode):
+                return _ENTERED, visit
+            case Role.TURN if self.control.feeds[feeds.loop_of(address)].stop:
+                return _STOPPED, visit
+            case Role.TAKE:
+                return self._taken(address)
+            case Role.ENTER | Role.ASK | Role.TURN | Role.FORK if known := self._known(address):
+                return known, visit
             case _:
-                command = command_at(self.program, address, place)
-                assert command is not None
-                return self._ask(address, command)
+                return None
+
+    def _taken(self, loop: Address) -> tuple[Event, Visit] | None:
+        """The consumer goes on with the next item, if it is made."""
+        feed = self.control.feeds[loop]
+        item = feeds.next_item(feed)
+        if item is None:
+            return None
+        old = feeds.stale(feeds.node_of(self.program, loop.path), feed, item)
+        return (_STALE if old else _TAKEN), (*loop.visit, item.number)
 
     def _ask(self, address: Address, command: Command, attempt: int = 0) -> tuple[()]:
         """Have a command performed, unless too many processes died of it already."""
@@ -164,16 +230,143 @@ class Draft:
         self.commands.append(command)
         return ()
 
-    def _remembered(self, address: Address) -> E.ConditionEvaluated | E.LoopEntered | None:
+    def _known(self, address: Address) -> E.Event | None:
+        """A decision that the memo holds and that touched nothing."""
         known = self.memo.get(address)
-        if known is None or isinstance(known, StageMemo) or known.touched:
-            return None
-        return known
+        asked = (E.ConditionEvaluated, E.LoopEntered, E.BranchesStarted, E.ItemProduced)
+        return known if isinstance(known, asked) and not known.touched else None
+
+    # --- parallels ---
+
+    def fill(self, parallel: Address) -> None:
+        """Begin branches as long as more may run; join when all are done."""
+        if parallel in self.filling:
+            return  # the loop below goes on by itself: a thousand branches, one stack frame
+        self.filling.add(parallel)
+        fork = self._begin(parallel)
+        self.filling.discard(parallel)
+        if fork is None or not self.goes_on(parallel):
+            return
+        if fork.done < fork.total:
+            if fork.started == fork.total and not running(self.control, parallel, fork):
+                self._raise(parallel, *self._first_failure(parallel))
+        elif lanes.merged_keys(self.program, parallel.path) or self._nested(parallel):
+            if C.JoinBranches(parallel) not in self.commands:
+                self._ask(parallel, C.JoinBranches(parallel))
+        else:
+            self.settle(self.emit(_JOINED, *parallel))
+
+    def _begin(self, parallel: Address) -> Fork | None:
+        """Begin branches as long as more may run; how the parallel then stands."""
+        control = self.control
+        while (fork := control.forks.get(parallel)) and control.status == ACTIVE:
+            branch = next_branch(self.program, control, parallel, fork)
+            full = running(control, parallel, fork) >= fork.limit
+            if branch is None or full or is_halted(control, parallel):
+                break
+            again = branch in control.parked
+            self.settle(self.emit(_BEGUN, *branch))
+            if again:
+                self.go_on(branch)
+        return fork
+
+    def go_on(self, branch: Address | None = None) -> None:
+        """From every active place, or those in a branch: take it up again."""
+        control = self.control
+        for address, place in list(control.active.items()):
+            here = branch is None or within(address, branch)
+            if here and control.active.get(address) is place and self.goes_on(address):
+                self.settle((address,))
+        for parallel in list(control.forks):
+            if branch is None or within(parallel, branch):
+                self.fill(parallel)
+
+    def _nested(self, parallel: Address) -> bool:
+        return any(lane.data for lane, _ in lanes.around(self.program, parallel))
+
+    def _parallel(self, branch: Address) -> Address:
+        lane = lanes.lane_at(self.program, branch)
+        assert lane is not None
+        return lanes.owner_of(lane, branch.visit)
+
+    # --- async loops ---
+
+    def produce(self, asked: set[Address]) -> None:
+        """Have made what is due, but for what has been asked for; what the memo holds is not made
+        again."""
+        while self.control.status == ACTIVE:
+            under_way = feeds.all_being_made(self.program, self.control)
+            due = next((a for a in under_way if a not in asked), None)
+            if due is None:
+                return
+            asked.add(due)
+            if is_halted(self.control, due):
+                continue
+            known = self._known(due)
+            if known is None:
+                self._ask(due, C.Produce(due))
+            else:
+                self.emit(known, *due)
+                self.arrived(feeds.loop_of(due))
+
+    def arrived(self, loop: Address) -> None:
+        """An item was made: who waited for it, or for the last one to be made, goes on."""
+        for address, place in list(self.control.active.items()):
+            role = self.program.leaves[place.leaf].role
+            if role is Role.SAVE or (address == loop and role in (Role.TAKE, Role.LEAVE)):
+                self.settle((address,))
+
+    # --- failures ---
 
     def fail(self, address: Address, failure: E.Failure) -> None:
-        """End the run; what else was decided to be performed is not."""
+        """End the innermost branch around that address, or the run."""
+        self._raise(address, address, failure)
+
+    def _raise(self, at: Address, address: Address, failure: E.Failure) -> None:
+        """Have what is around `at` fail, for a failure at an address in it."""
+        branch = self._branch(at)
+        while branch is not None:
+            parallel = self._parallel(branch)
+            node = self.program.nodes[parallel.path]
+            assert isinstance(node, ParallelNode | ParallelOverNode)
+            if node.on_error == "finish":
+                self._halt(branch, failure)
+                return
+            branch = self._branch(parallel)
+        self.end(address, failure)
+
+    def end(self, address: Address, failure: E.Failure) -> None:
+        """End the run by a failure."""
+        self.interrupt_attempts()
         self.emit(E.RunFailed(failure), *address)
         self.commands.clear()
+
+    def _branch(self, address: Address) -> Address | None:
+        found = [at for lane, at in lanes.around(self.program, address) if lane.data]
+        return found[-1] if found else None
+
+    def _halt(self, branch: Address, failure: E.Failure) -> None:
+        """End a branch whose siblings go on, and begin the next in its place."""
+        self.interrupt_attempts(branch)
+        self.emit(E.BranchFailed(failure), *branch)
+        self.commands = [c for c in self.commands if not within(c.address, branch)]
+        self.fill(self._parallel(branch))
+
+    def _first_failure(self, parallel: Address) -> tuple[Address, E.Failure]:
+        """Of the branches that failed, the first in branch order."""
+        order = {
+            branch_address(self.program, parallel, index): index
+            for index in range(self.control.forks[parallel].total)
+        }
+        failed = [at for at in self.control.halted if is_branch_of(at, parallel)]
+        first = min(failed, key=lambda at: order[at])
+        return first, self.control.halted[first]
+
+    def interrupt_attempts(self, inside: Address | None = None) -> None:
+        """Tell that running attempts end without an outcome: all, or those in a branch."""
+        for address, place in list(self.control.active.items()):
+            if place.open and (inside is None or within(address, inside)):
+                self.emit(E.StageInterrupted(), *address, place.attempt)
 
     def diverge(self, address: Address, key: str, recorded: str, found: str) -> None:
         """Tell that the past did not come out the same; from here on the memo is void."""

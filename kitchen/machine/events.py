@@ -19,9 +19,20 @@ import msgspec
 from msgspec import Raw
 
 from kitchen.errors import HistoryError
+from kitchen.machine.parts import BlobItems as BlobItems
+from kitchen.machine.parts import Collection as Collection
+from kitchen.machine.parts import Failure as Failure
+from kitchen.machine.parts import Host as Host
+from kitchen.machine.parts import InlineItems as InlineItems
+from kitchen.machine.parts import Items as Items
+from kitchen.machine.parts import Manifest as Manifest
+from kitchen.machine.parts import OpenItems as OpenItems
+from kitchen.machine.parts import RangeItems as RangeItems
+from kitchen.machine.parts import RefItems as RefItems
 from kitchen.workflow.definition import Locator
 
 Visit: TypeAlias = tuple[int, ...]
+NOTHING = Raw(b"")
 
 
 class Address(NamedTuple):
@@ -63,23 +74,6 @@ class Fact(NamedTuple):
     path: str = ""
     visit: Visit = ()
     attempt: int = 0
-
-
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An exception, told in text: it can be shown anywhere, and nothing is unpickled to do so."""
-
-    type: str
-    message: str = ""
-    traceback: str = ""
-    hint: str = ""
-
-
-class Host(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a process ran, and on what."""
-
-    pid: int = 0
-    host: str = ""
-    versions: dict[str, str] = {}
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -158,7 +152,12 @@ class StageStarted(Event, frozen=True):
 
 
 class StageCompleted(Event, frozen=True):
-    """The attempt is committed: its mutations and metrics count from here on."""
+    """The attempt is committed: its mutations and metrics count from here on.
+
+    `looked`, here and elsewhere: the stateful resources that one of several sides peeked at.
+    """
+
+    looked: tuple[str, ...] = ()
 
 
 class StageFailed(Event, frozen=True):
@@ -215,7 +214,7 @@ class MetricRecorded(Event, frozen=True):
 
 
 Mutation: TypeAlias = StatePut | StateDeleted | StateAppended | StateIncremented | StateMerged
-Effect: TypeAlias = Mutation | MetricRecorded
+Effect: TypeAlias = "Mutation | MetricRecorded | LoopStopped"
 
 
 # --- control flow -----------------------------------------------------------------------------
@@ -226,43 +225,7 @@ class ConditionEvaluated(Event, frozen=True):
 
     answer: bool
     touched: tuple[str, ...] = ()
-
-
-class Items(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="as"):
-    """The base of the four ways to record a loop's items; `count` is how many there are."""
-
-    count: int
-
-
-class RangeItems(Items, frozen=True, tag="range"):
-    """A `range`."""
-
-    start: int = 0
-    step: int = 1
-
-
-class InlineItems(Items, frozen=True, tag="inline"):
-    """Few and small: a JSON array of encoded items."""
-
-    values: Raw = Raw(b"[]")
-
-
-class BlobItems(Items, frozen=True, tag="blob"):
-    """A JSON array of encoded items, in a blob; the same items are stored once."""
-
-    blob: str = ""
-
-
-class RefItems(Items, frozen=True, tag="refs"):
-    """Too large to keep: digests only ("" where none can be had), in a blob, as a JSON array.
-
-    After a crash the items are asked for again, and checked.
-    """
-
-    blob: str = ""
-
-
-Collection: TypeAlias = RangeItems | InlineItems | BlobItems | RefItems
+    looked: tuple[str, ...] = ()
 
 
 class LoopEntered(Event, frozen=True):
@@ -270,14 +233,82 @@ class LoopEntered(Event, frozen=True):
 
     items: Collection
     touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
 
 
 class ItemTaken(Event, frozen=True):
-    """A visit of a loop's body began; the visit's last number is the item's index."""
+    """A visit of a loop's body began; the visit's last number is the item's index.
+
+    Of a stream: `value` is the item where it is small, `digest` tells what it was ("" where it
+    cannot be encoded), `source` every so often the source's state once the item was out.
+    """
+
+    value: Raw = NOTHING
+    digest: str = ""
+    source: Manifest | None = None
+
+
+class ItemProduced(Event, frozen=True):
+    """A producer made an item; the visit's last number is the item's index.
+
+    `version`: how many items had been consumed in the state that it was made from. `touched`: the
+    stateful resources that making it used.
+    """
+
+    value: Raw = NOTHING
+    version: int = 0
+    touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
+
+
+class ItemDiscarded(Event, frozen=True):
+    """An item will not be consumed. `reason`: "stale", or "left" where the loop was left."""
+
+    reason: str = "stale"
+
+
+class LoopStopped(Event, frozen=True):
+    """A stage asked for the nearest loop around it to end with this visit."""
 
 
 class LoopExited(Event, frozen=True):
-    """A loop has no more items."""
+    """A loop has no more items, or was asked to end."""
+
+
+# --- parallel ---------------------------------------------------------------------------------
+
+
+class BranchesStarted(Event, frozen=True):
+    """A parallel was entered: so many branches, at most `limit` of them at a time.
+
+    `items`: what its `over` gave, if it has one.
+    """
+
+    count: int
+    limit: int
+    items: Collection | None = None
+    touched: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
+
+
+class BranchStarted(Event, frozen=True):
+    """A branch began: it sees the state as it was when the parallel was entered."""
+
+
+class BranchCompleted(Event, frozen=True):
+    """A branch has come to its end; what it wrote waits for the join."""
+
+
+class BranchFailed(Event, frozen=True):
+    """A branch failed, and its siblings go on (`on_error="finish"`)."""
+
+    failure: Failure
+
+
+class BranchesJoined(Event, frozen=True):
+    """All branches are done: what they wrote counts, in branch order; `merged` in their place."""
+
+    merged: dict[str, Raw] = {}
 
 
 # --- resources --------------------------------------------------------------------------------
@@ -294,6 +325,7 @@ class ResourceOpened(Event, frozen=True):
     stateful: bool = False
     touched: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    looked: tuple[str, ...] = ()
 
 
 class ResourceTouched(Event, frozen=True):
@@ -315,13 +347,6 @@ class ResourcesClosed(Event, frozen=True):
     names: tuple[str, ...] = ()
 
 
-class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A saved state dict: its tree as JSON text, which names its blobs."""
-
-    tree: Raw
-    size: int = 0
-
-
 class CheckpointSaved(Event, frozen=True):
     """Every stateful resource is saved: a cut. Those untouched since they were saved are not
     saved again, and not named here."""
@@ -336,7 +361,8 @@ EVENTS: dict[str, type[Event]] = {
         RunInterrupted, RunCompleted, RunFailed,
         StageStarted, StageCompleted, StageFailed, StageInterrupted,
         StatePut, StateDeleted, StateAppended, StateIncremented, StateMerged, MetricRecorded,
-        ConditionEvaluated, LoopEntered, ItemTaken, LoopExited,
+        ConditionEvaluated, LoopEntered, ItemTaken, ItemProduced, ItemDiscarded, LoopStopped,
+        LoopExited, BranchesStarted, BranchStarted, BranchCompleted, BranchFailed, BranchesJoined,
         ResourceOpened, ResourceTouched, ResourceRestored, ResourcesClosed, CheckpointSaved,
     )
 }  # fmt: skip

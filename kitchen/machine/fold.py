@@ -14,19 +14,25 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from kitchen.machine import events as E
+from kitchen.machine import feeds, lanes
 from kitchen.machine.cells import increment
-from kitchen.machine.chart import Program, Role
-from kitchen.machine.control import CONTROL, advance, illegal, open_attempt
+from kitchen.machine.chart import Program
+from kitchen.machine.control import CONTROL, advance, open_attempt, try_again
 from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.memo import remember
+from kitchen.machine.outstanding import outstanding
 from kitchen.machine.state import (
     ACTIVE,
     Cell,
+    Core,
     Delta,
     Place,
     ResourceState,
+    Stain,
     State,
 )
+from kitchen.machine.tokens import illegal
+from kitchen.workflow.ir import AsyncLoopNode
 
 
 class Recall(Protocol):
@@ -88,11 +94,22 @@ def apply(
     if state.memo and kind in _REMEMBERED:
         state.memo.pop(Address(fact.path, fact.visit), None)
     if state.crashes and kind in _PERFORMED:
-        state.crashes.pop(Address(fact.path, fact.visit), None)
-        state.crashes.pop(Address(""), None)
+        _forgive(state, fact)
     handler = _HANDLERS.get(kind)
     if handler is not None:
         handler(program, state, fact, recall)
+    if kind in _LOOKING:
+        event: Any = fact.event
+        for name in event.looked:
+            lanes.look(program, state.core, Address(fact.path, fact.visit), name)
+
+
+def _forgive(state: State, fact: Fact) -> None:
+    """What processes died of has come to its end."""
+    state.crashes.pop(Address(fact.path, fact.visit), None)
+    state.crashes.pop(Address(""), None)
+    if type(fact.event) is E.ItemTaken:  # it was the loop that was asked
+        state.crashes.pop(Address(fact.path, fact.visit[:-1]), None)
 
 
 def _started(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -104,10 +121,11 @@ def _started(_program: Program, state: State, fact: Fact, _recall: Recall) -> No
 def _resumed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
     if event.after == "crash":
-        state.crashes[Address("")] = state.crashes.get(Address(""), 0) + 1
-        for address, place in state.core.control.active.items():
-            if place.open or program.leaves[place.leaf].role is not Role.STAGE:
-                state.crashes[address] = state.crashes.get(address, 0) + 1
+        asked = (command.address for command in outstanding(program, state))
+        for at in dict.fromkeys(
+            (Address(""), *asked)
+        ):  # each once: the root's block is closed at ""
+            state.crashes[at] = state.crashes.get(at, 0) + 1
     elif event.after == "failure":
         state.crashes = {}
 
@@ -129,11 +147,20 @@ def _rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None
     seq = state.seq
     if not 0 < event.to < seq:
         raise illegal(program, state.core.control, fact, seq, "a rewind to an earlier event")
-    superseded = remember(recall.facts(max(event.to, state.rewound), seq))
     core = recall.state_at(event.to).core.copy()
     core.control.status = ACTIVE
+    try_again(program, core.control)
+    superseded = remember(
+        (
+            *_early(core, event.to, recall),
+            *recall.facts(max(event.to, state.rewound), seq),
+        )
+    )
     for address, place in core.control.active.items():
-        core.control.active[address] = Place(place.leaf, place.visit)
+        # One that had begun before may have metrics in the log, which must not count with the next.
+        again = place.open and place.started >= event.to
+        tried = place.attempt - 1 if again else place.attempt
+        core.control.active[address] = Place(place.leaf, place.visit, tried)
     state.core = core
     _fill(state)
     state.memo = {**state.memo, **superseded}
@@ -141,31 +168,85 @@ def _rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None
     state.rewound = seq
 
 
+def _early(core: Core, to: int, recall: Recall) -> list[Fact]:
+    """The metrics that attempts which were running at `to` had in the log by then."""
+    places = core.control.active.items()
+    begun = {
+        (*address, place.attempt): place.started
+        for address, place in places
+        if place.open and place.started < to
+    }
+    if not begun:
+        return []
+    facts = recall.facts(min(begun.values()), to + 1)
+    return [f for f in facts if type(f.event) is E.MetricRecorded and f[1:] in begun]
+
+
 def _diverged(_program: Program, state: State, _fact: Fact, _recall: Recall) -> None:
     state.memo = {}
 
 
-def _put(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+def _put(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
-    state.core.data[event.key] = Cell(event.value)
+    _write(program, state, fact, Cell(event.value))
 
 
 def _deleted(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
-    event: Any = fact.event
-    if state.core.data.pop(event.key, None) is None:
-        raise illegal(program, state.core.control, fact, state.seq, f"a state key {event.key!r}")
+    _cell(program, state, fact)
+    _write(program, state, fact, None)
 
 
 def _delta(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
-    cell = state.core.data.get(event.key)
-    if cell is None:
-        raise illegal(program, state.core.control, fact, state.seq, f"a state key {event.key!r}")
+    cell = _cell(program, state, fact)
     if isinstance(event, E.StateIncremented):
-        state.core.data[event.key] = increment(cell, event.by)
+        _write(program, state, fact, increment(cell, event.by))
     else:
         kind = "append" if isinstance(event, E.StateAppended) else "merge"
-        state.core.data[event.key] = cell.with_delta(Delta(kind, event.values))
+        _write(program, state, fact, cell.with_delta(Delta(kind, event.values)))
+
+
+def _cell(program: Program, state: State, fact: Fact) -> Cell:
+    """The value that a change is made to."""
+    event: Any = fact.event
+    if state.core.overlays:
+        cell = lanes.read(program, state.core, Address(fact.path, fact.visit), event.key)
+    else:
+        cell = state.core.data.get(event.key)
+    if cell is None:
+        raise illegal(program, state.core.control, fact, state.seq, f"a state key {event.key!r}")
+    return cell
+
+
+def _write(program: Program, state: State, fact: Fact, cell: Cell | None) -> None:
+    event: Any = fact.event
+    if cell is not None and not state.core.overlays:  # the common case, without an address
+        state.core.data[event.key] = cell
+    else:
+        lanes.write(program, state.core, Address(fact.path, fact.visit), event.key, cell)
+
+
+def _begun(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    state.core.overlays.setdefault(Address(fact.path, fact.visit), {})
+
+
+def _joined(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    event: Any = fact.event
+    merged = {key: Cell(value) for key, value in event.merged.items()}
+    lanes.join(program, state.core, Address(fact.path, fact.visit), merged)
+    if not state.core.overlays:
+        state.core.stains = ()
+
+
+def _exited(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    loop = Address(fact.path, fact.visit)
+    if state.core.claims:
+        state.core.claims.pop(loop, None)
+    if state.memo and isinstance(program.nodes[fact.path], AsyncLoopNode):
+        # What had been made ahead, and was not needed this time.
+        left = [at for at in state.memo if at == feeds.production(loop, (at.visit or (0,))[-1])]
+        for at in left:
+            del state.memo[at]
 
 
 def _opened(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -175,8 +256,8 @@ def _opened(program: Program, state: State, fact: Fact, _recall: Recall) -> None
     state.core.resources[event.name] = ResourceState(
         fact.path, fact.visit, state.seq, event.stateful, lost=bool(event.lost)
     )
-    if event.lost and state.core.cut is None:
-        state.core.cut = state.seq - 1
+    if event.lost:
+        _cut_at(state, state.seq - 1)
 
 
 def _touched(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -184,10 +265,21 @@ def _touched(program: Program, state: State, fact: Fact, _recall: Recall) -> Non
     known = state.core.resources.get(event.name)
     if known is None or not known.stateful:
         raise illegal(program, state.core.control, fact, state.seq, "an open, stateful resource")
-    if state.core.cut is None:
-        place = state.core.control.active.get(Address(fact.path, fact.visit))
-        state.core.cut = place.started if place is not None and place.open else state.seq - 1
+    address = Address(fact.path, fact.visit)
+    place = state.core.control.active.get(address)
+    _cut_at(state, place.started if place is not None and place.open else state.seq - 1)
     state.core.resources[event.name] = known._replace(touched=True)
+    lanes.touch(program, state.core, address, event.name)
+
+
+def _cut_at(state: State, seq: int) -> None:
+    """There is no cut after this seq, nor there if the state was not clean then."""
+    core = state.core
+    seq = next((s.cut for s in core.stains if s.first <= seq < s.until), seq)
+    if core.cut is None:
+        core.soiled = state.seq
+    if core.cut is None or seq < core.cut:
+        core.cut = seq
 
 
 def _closed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -210,19 +302,46 @@ def _saved(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
 
 
 def _settle_cut(state: State) -> None:
-    if not any(r.touched or r.lost for r in state.core.resources.values()):
-        state.core.cut = None
+    core = state.core
+    if core.cut is not None and not any(r.touched or r.lost for r in core.resources.values()):
+        if core.overlays:  # attempts in other branches may have begun meanwhile
+            core.stains = (*core.stains, Stain(core.soiled, state.seq, core.cut))
+        core.cut = None
 
 
-_REMEMBERED = frozenset({E.StageCompleted, E.ConditionEvaluated, E.LoopEntered})
+_REMEMBERED = frozenset(
+    {
+        E.StageCompleted,
+        E.ConditionEvaluated,
+        E.LoopEntered,
+        E.BranchesStarted,
+        E.ItemTaken,
+        E.ItemProduced,
+    }
+)
 _PERFORMED = frozenset(
     {
         E.StageCompleted,
         E.ConditionEvaluated,
         E.LoopEntered,
+        E.LoopExited,
+        E.ItemTaken,
+        E.ItemProduced,
+        E.BranchesStarted,
+        E.BranchesJoined,
         E.ResourceOpened,
         E.ResourcesClosed,
         E.CheckpointSaved,
+    }
+)
+_LOOKING = frozenset(
+    {
+        E.StageCompleted,
+        E.ConditionEvaluated,
+        E.LoopEntered,
+        E.ItemProduced,
+        E.BranchesStarted,
+        E.ResourceOpened,
     }
 )
 _IN_ATTEMPTS = frozenset(
@@ -247,6 +366,9 @@ _HANDLERS: dict[type[Event], Callable[[Program, State, Fact, Recall], None]] = {
     E.StateAppended: _delta,
     E.StateIncremented: _delta,
     E.StateMerged: _delta,
+    E.BranchStarted: _begun,
+    E.BranchesJoined: _joined,
+    E.LoopExited: _exited,
     E.ResourceOpened: _opened,
     E.ResourceTouched: _touched,
     E.ResourcesClosed: _closed,

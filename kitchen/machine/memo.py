@@ -16,10 +16,14 @@ from collections.abc import Iterable
 
 from kitchen.machine.events import (
     Address,
+    BranchesStarted,
     ConditionEvaluated,
     Effect,
     Fact,
+    ItemProduced,
+    ItemTaken,
     LoopEntered,
+    LoopStopped,
     MetricRecorded,
     StageCompleted,
     StateAppended,
@@ -38,7 +42,9 @@ _EFFECTS = (
     StateIncremented,
     StateMerged,
     MetricRecorded,
+    LoopStopped,
 )
+_DECISIONS = (ConditionEvaluated, LoopEntered, BranchesStarted, ItemProduced)
 
 
 def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:
@@ -51,7 +57,7 @@ def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:
             effects.setdefault((address, attempt), []).append(event)
         elif isinstance(event, StageCompleted):
             memo[address] = StageMemo(digests(effects.pop((address, attempt), ())))
-        elif isinstance(event, ConditionEvaluated | LoopEntered):
+        elif isinstance(event, _DECISIONS) or (isinstance(event, ItemTaken) and event.digest):
             memo[address] = event
     return memo
 
@@ -62,6 +68,8 @@ def digests(effects: Iterable[Effect]) -> dict[str, str]:
     for event in effects:
         if isinstance(event, MetricRecorded):
             label = f"metric.{event.name}"
+        elif isinstance(event, LoopStopped):
+            label = "stop_loop"
         else:
             label = f"state.{event.key}"
         known = hashes.get(label)

@@ -7,14 +7,15 @@ that the log does not hold.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import msgspec
 from msgspec import Raw
 
 from kitchen.errors import HistoryError
 from kitchen.machine.events import (
     Address,
-    ConditionEvaluated,
-    LoopEntered,
+    Failure,
     RunStarted,
     from_json,
     to_json,
@@ -24,16 +25,23 @@ from kitchen.machine.state import (
     Control,
     Core,
     Delta,
+    Feed,
+    Fork,
     Frame,
     Place,
     Remembered,
     ResourceState,
     StageMemo,
+    Stain,
     State,
 )
 
 # Raised whenever the layout below, or what folding makes of an event, changes.
-LAYOUT = 1
+LAYOUT = 2
+
+
+# A deleted key has no base. (`Raw | None` would read nothing but null.)
+_Change: TypeAlias = tuple[str, list[Raw], list[Delta]]
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -51,7 +59,15 @@ class _Snapshot(msgspec.Struct, array_like=True):
     rewound: int
     crashes: list[tuple[Address, int]]
     gained: dict[str, Raw]
-    memo: list[tuple[Address, str, Raw]] = []
+    memo: list[tuple[Address, str, Raw]]
+    forks: list[tuple[Address, Fork]]
+    feeds: list[tuple[Address, Feed]]
+    halted: list[tuple[Address, Failure]]
+    parked: tuple[Address, ...]
+    overlays: list[tuple[Address, list[_Change]]]
+    claims: list[tuple[Address, dict[str, Address]]]
+    soiled: int
+    stains: tuple[Stain, ...]
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -76,6 +92,17 @@ def dump(state: State) -> bytes:
             crashes=list(state.crashes.items()),
             gained=state.gained,
             memo=[(address, *_told(known)) for address, known in state.memo.items()],
+            forks=list(core.control.forks.items()),
+            feeds=list(core.control.feeds.items()),
+            halted=list(core.control.halted.items()),
+            parked=core.control.parked,
+            overlays=[
+                (address, [_change(key, cell) for key, cell in overlay.items()])
+                for address, overlay in core.overlays.items()
+            ],
+            claims=list(core.claims.items()),
+            soiled=core.soiled,
+            stains=core.stains,
         )
     )
 
@@ -91,8 +118,12 @@ def _known(kind: str, text: Raw) -> Remembered:
     if not kind:
         return StageMemo(msgspec.json.decode(text, type=dict[str, str]))
     event = from_json(kind, bytes(text))
-    assert isinstance(event, ConditionEvaluated | LoopEntered)
+    assert isinstance(event, Remembered)
     return event
+
+
+def _change(key: str, cell: Cell | None) -> _Change:
+    return (key, [], []) if cell is None else (key, [cell.base], list(cell.deltas))
 
 
 def load(body: bytes) -> State:
@@ -105,11 +136,32 @@ def load(body: bytes) -> State:
     except (msgspec.DecodeError, RecursionError) as error:
         raise HistoryError(f"a snapshot does not read: {error}") from None
     data = {key: Cell(base, deltas) for key, base, deltas in found.data}
-    control = Control(found.status, dict(found.active), dict(found.frames))
+    control = Control(
+        found.status,
+        dict(found.active),
+        dict(found.frames),
+        dict(found.forks),
+        dict(found.feeds),
+        dict(found.halted),
+        found.parked,
+    )
+    overlays = {
+        address: {key: Cell(base[0], deltas) if base else None for key, base, deltas in changes}
+        for address, changes in found.overlays
+    }
     return State(
         found.seq,
         found.started,
-        Core(control, data, found.resources, found.cut),
+        Core(
+            control,
+            data,
+            found.resources,
+            found.cut,
+            overlays,
+            dict(found.claims),
+            found.soiled,
+            found.stains,
+        ),
         found.incarnation,
         found.rewound,
         {address: _known(kind, text) for address, kind, text in found.memo},

@@ -9,7 +9,11 @@ Rules:
    change: a copy of the state shares them, and a delta makes a new one in constant time.
 4. `cut` is None while the state is *clean*: no stateful resource was touched since it was saved
    or opened, so the head itself is the cut. The first touch fixes it at the seq before,
-   or, for a stage, at the start of the attempt: its early metrics are superseded with it.
+   or, for a stage, at the start of the attempt: its early metrics are superseded with it. Where
+   several run side by side, the earliest of these counts.
+5. A branch has an `overlay`: what it has put or deleted (None) since the parallel was entered.
+   `claims` holds who was first, of the sides of a parallel or async loop, to write a key or touch
+   a resource.
 """
 
 from __future__ import annotations
@@ -22,7 +26,11 @@ from msgspec import Raw
 
 from kitchen.machine.events import (
     Address,
+    BranchesStarted,
     ConditionEvaluated,
+    Failure,
+    ItemProduced,
+    ItemTaken,
     LoopEntered,
     Manifest,
     RunStarted,
@@ -45,11 +53,53 @@ class Place(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A loop being run: how many items, which is current (-1: none yet), entered at which seq."""
+    """A loop or stream being run: how many items (-1: nobody knows), which is current (-1: none
+    yet), entered at which seq. `stop`: it was asked to end after this visit."""
 
     total: int
     current: int
     entered: int
+    stop: bool = False
+
+
+class Fork(NamedTuple):
+    """A parallel being run: how many branches, at most how many at a time, how many have been
+    started and are done, entered at which seq."""
+
+    total: int
+    limit: int
+    started: int
+    done: int
+    entered: int
+
+
+class Made(NamedTuple):
+    """An item in the buffer of an async loop: its number, the seq that holds it, the version."""
+
+    number: int
+    seq: int
+    version: int
+
+
+class Feed(NamedTuple):
+    """An async loop being run.
+
+    `turn`: the item that is being consumed, or is next. `consumed`: how many were. `made`: what
+    lies in the buffer, the current one included, by number. `ended`: for the latest turns, the seq
+    at which each ended and how many had been consumed. `hold`, `last`: no production from that
+    index on, for a checkpoint's sake or because the loop ends. `owned`: whether a production has
+    touched a stateful resource.
+    """
+
+    entered: int
+    turn: int = 0
+    consumed: int = 0
+    made: tuple[Made, ...] = ()
+    ended: tuple[tuple[int, int], ...] = ()
+    hold: int | None = None
+    last: int | None = None
+    stop: bool = False
+    owned: bool = False
 
 
 class Delta(NamedTuple):
@@ -145,29 +195,76 @@ class ResourceState(NamedTuple):
 
 @dataclass(slots=True)
 class Control:
-    """Where the run stands."""
+    """Where the run stands: tokens, and what is known of the loops and parallels around them.
+
+    `halted`: the branches that failed while their siblings go on, and why. `parked`: those that had
+    failed, and since a resume wait for a place among the ones that may run.
+    """
 
     status: str = READY
     active: dict[Address, Place] = field(default_factory=dict[Address, Place])
     frames: dict[Address, Frame] = field(default_factory=dict[Address, Frame])
+    forks: dict[Address, Fork] = field(default_factory=dict[Address, Fork])
+    feeds: dict[Address, Feed] = field(default_factory=dict[Address, Feed])
+    halted: dict[Address, Failure] = field(default_factory=dict[Address, Failure])
+    parked: tuple[Address, ...] = ()
 
     def copy(self) -> Control:
         """A draft: changing it leaves this one as it is."""
-        return Control(self.status, dict(self.active), dict(self.frames))
+        return Control(
+            self.status,
+            self.active.copy(),
+            self.frames.copy(),
+            self.forks.copy(),
+            self.feeds.copy(),
+            self.halted.copy(),
+            self.parked,
+        )
+
+
+class Stain(NamedTuple):
+    """A stretch of events, `first` <= seq < `until`, after which the state was not clean, and the
+    cut that it had."""
+
+    first: int
+    until: int
+    cut: int
+
+
+Overlay: TypeAlias = dict[str, Cell | None]
 
 
 @dataclass(slots=True)
 class Core:
-    """What a rewind takes back."""
+    """What a rewind takes back.
+
+    `soiled`: the seq of the first touch since the state was clean. `stains`: while branches run,
+    when it was not: an attempt that began there has its cut before.
+    """
 
     control: Control = field(default_factory=Control)
     data: dict[str, Cell] = field(default_factory=dict[str, Cell])
     resources: dict[str, ResourceState] = field(default_factory=dict[str, ResourceState])
     cut: int | None = None
+    overlays: dict[Address, Overlay] = field(default_factory=dict[Address, Overlay])
+    claims: dict[Address, dict[str, Address]] = field(
+        default_factory=dict[Address, dict[str, Address]]
+    )
+    soiled: int = 0
+    stains: tuple[Stain, ...] = ()
 
     def copy(self) -> Core:
         """An independent copy that shares the values."""
-        return Core(self.control.copy(), dict(self.data), dict(self.resources), self.cut)
+        return Core(
+            self.control.copy(),
+            dict(self.data),
+            dict(self.resources),
+            self.cut,
+            {address: dict(overlay) for address, overlay in self.overlays.items()},
+            {address: dict(claims) for address, claims in self.claims.items()},
+            self.soiled,
+            self.stains,
+        )
 
 
 class StageMemo(NamedTuple):
@@ -176,7 +273,9 @@ class StageMemo(NamedTuple):
     digests: dict[str, str]
 
 
-Remembered: TypeAlias = StageMemo | ConditionEvaluated | LoopEntered
+Remembered: TypeAlias = (
+    StageMemo | ConditionEvaluated | LoopEntered | BranchesStarted | ItemTaken | ItemProduced
+)
 
 
 @dataclass(slots=True)

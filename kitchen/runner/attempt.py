@@ -6,7 +6,8 @@ Rules:
    overlay over the state as it was at the start, metrics in a queue, touches in a set.
 2. Within one attempt only the last put of a key counts, and neighbouring appends are one event:
    what nobody could observe is not recorded.
-3. A sealed attempt refuses everything with `StaleContext`.
+3. A sealed attempt refuses everything with `StaleContext`. One that is to be abandoned is sealed
+   first, so that its thread cannot get at a resource behind the back of a checkpoint.
 4. A value read from state that is an object of a declared type is compared when the attempt
    ends: what was changed in it is recorded as a put. Other containers are frozen.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import itertools
 import operator
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Raw
@@ -27,6 +29,7 @@ from kitchen.machine.codec import Codec
 from kitchen.machine.events import (
     Address,
     Effect,
+    LoopStopped,
     MetricRecorded,
     StateAppended,
     StateDeleted,
@@ -52,6 +55,7 @@ class Attempt:
         codec: Codec,
         fetch: cells.Fetch,
         kind: str = "stage",
+        writes: tuple[str, ...] | None = None,
     ) -> None:
         self.address = address
         self.number = number
@@ -69,12 +73,36 @@ class Attempt:
         self._objects: dict[str, Any] = {}
         self._lent: dict[str, tuple[Any, bytes]] = {}
         self._sealed = False
+        self._touching = threading.Lock()
+        self._writes = writes
+        self._stops = False
+
+    @property
+    def looked(self) -> tuple[str, ...]:
+        """The resources that were peeked at and not touched."""
+        return tuple(sorted(self.peeked - self.touched))
 
     # --- its end ---
 
     def seal(self) -> None:
         """End the attempt: from here on its context refuses everything."""
         self._sealed = True
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Note that these resources are got at. Raises `StaleContext` once the attempt has ended."""
+        with self._touching:
+            self.check_live()
+            self.touched |= set(names)
+
+    def revoke(self, stateful: Callable[[Iterable[str]], Sequence[str]]) -> bool:
+        """End the attempt, unless it has touched a stateful resource; whether it is ended.
+
+        What it does in a thread may go on: it gets at nothing any more.
+        """
+        with self._touching:
+            if not stateful(self.touched):
+                self._sealed = True
+            return self._sealed
 
     def check_live(self) -> None:
         """Raises `StaleContext` once the attempt has ended."""
@@ -100,7 +128,8 @@ class Attempt:
                     hint="put what is to last into ctx.state",
                 )
         mutations = map(_joined, self._effects.values())
-        return (*self.take_metrics(), *itertools.chain.from_iterable(mutations))
+        stops = (LoopStopped(),) if self._stops else ()
+        return (*self.take_metrics(), *itertools.chain.from_iterable(mutations), *stops)
 
     def _keep_object(self, key: str) -> None:
         """Record what was changed in place in an object that was read from the state."""
@@ -263,6 +292,19 @@ class Attempt:
                 f"the {self.kind} at {spell(*self.address)} may not change state[{key!r}]",
                 hint="only stages change the state; a stage before it could",
             )
+        if self._writes is not None and key not in self._writes:
+            raise StateError(
+                f"the stage {spell(*self.address)} declares writes={list(self._writes)} and may not "
+                f"change state[{key!r}]",
+                hint="add the key to its writes=, or leave writes= out",
+            )
+
+    def stop_loop(self) -> None:
+        """Have the nearest loop end with this visit, once the attempt is committed."""
+        self.check_live()
+        if self.kind != "stage":
+            raise StateError(f"the {self.kind} at {spell(*self.address)} may not stop a loop")
+        self._stops = True
 
     # --- metrics ---
 

@@ -14,16 +14,21 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from kitchen.errors import StateError, UnknownKey
+from kitchen.machine import lanes
+from kitchen.machine.control import stoppable
 from kitchen.machine.events import Address, spell
+from kitchen.machine.state import Feed, Made
 from kitchen.runner import randomness
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.config import ConfigMap
 from kitchen.runner.declared import fit, suggest
 from kitchen.runner.resources import Resources
 from kitchen.runner.scope import Scope
+from kitchen.workflow.ir import PRODUCER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,19 +213,54 @@ class Context(Generic[ConfigT, StateT]):
     # --- where we are ---
 
     def item(self, loop: str | None = None) -> Any:
-        """The current item of a loop around this place, the nearest if no name is given.
+        """The current item of a loop around this place, the nearest if no name is given. The items
+        of a `parallel(over=…)` are read the same way.
 
         It cannot be changed in place: containers are frozen, arrays read-only, and an object of a
         declared type that comes back changed fails the stage. Only an item that cannot be encoded
         is handed out as `over` gave it. Raises `UnknownKey`.
         """
         path, visit = self._frame(loop)
+        if self._attempt.address.path == f"{path}/{PRODUCER}":
+            raise UnknownKey(
+                f"the item of {path} is what this producer makes",
+                hint=f"ctx.index({path.rpartition('/')[2]!r}) is its number",
+            )
         item = self._scope.items[Address(path, visit[:-1])][visit[-1]]
         return self._attempt.lend(f"item {visit[-1]} of the loop {path}", item)
 
     def index(self, loop: str | None = None) -> int:
         """The index of that item, from 0."""
         return self._frame(loop)[1][-1]
+
+    def version(self, loop: str | None = None) -> int:
+        """How many items of an async loop had been consumed in the state that this one was made
+        from. Raises `UnknownKey`."""
+        return self._made(loop)[1].version
+
+    def staleness(self, loop: str | None = None) -> int:
+        """How many items have been consumed since that state, this one not counted."""
+        feed, item = self._made(loop)
+        return feed.consumed - item.version
+
+    def _made(self, loop: str | None) -> tuple[Feed, Made]:
+        path, visit = self._frame(loop)
+        feed = self._scope.journal.state.core.control.feeds.get(Address(path, visit[:-1]))
+        item = next((m for m in feed.made if m.number == visit[-1]), None) if feed else None
+        if feed is None or item is None:
+            raise UnknownKey(
+                f"the loop {path} has no producer whose state could be told",
+                hint="ctx.version and ctx.staleness are read in the body of a wf.async_loop",
+            )
+        return feed, item
+
+    def stop_loop(self) -> None:
+        """End the nearest loop around this place after the current visit: what follows in the
+        visit still runs. Recorded when the stage commits. Raises `StateError` outside a loop."""
+        self._attempt.check_live()
+        if stoppable(self._scope.journal.program, self._attempt.address) is None:
+            raise StateError(f"{self.path} is in no loop that could be stopped")
+        self._attempt.stop_loop()
 
     def _loops(self) -> tuple[str, ...]:
         attempt = self._attempt.address
@@ -298,7 +338,9 @@ class Context(Generic[ConfigT, StateT]):
     def resources(self) -> Resources:
         """The open resources, by key or name. Reading one touches it; `peek` does not."""
         if self._resources is None:
-            self._resources = Resources(self._scope.live, self._attempt)
+            program, address = self._scope.journal.program, self._attempt.address
+            names = partial(lanes.names_seen, program, address)
+            self._resources = Resources(self._scope.live, self._attempt, names)
         return self._resources
 
     # --- randomness ---

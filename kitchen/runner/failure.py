@@ -1,4 +1,5 @@
-"""Failures as text: what an exception was, without keeping the exception.
+"""Failures as text: what an exception was, without keeping the exception. And cancellations that
+are none: what user code leaves behind of its own.
 
 Rules: frames of kitchen and of the event loop are left out, files in the project are named
 relative to the current folder, chained causes and groups are kept, and nothing is pickled.
@@ -10,7 +11,9 @@ import asyncio
 import math
 import os
 import traceback
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -49,6 +52,28 @@ def being_cancelled() -> bool:
     except RuntimeError:  # another event loop than asyncio's
         return False
     return task is not None and task.cancelling() > 0
+
+
+async def balanced(work: Awaitable[Any]) -> Any:
+    """Await user code; what it left of its own cancellations is taken back.
+
+    Python 3.11's `asyncio.TaskGroup` cancels its parent task when a child fails while it is left,
+    and does not say that this is over; the next cancel scope would take it for a cancellation.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # another event loop than asyncio's
+        return await work
+    before = task.cancelling() if task is not None else 0
+    cancelled = False
+    try:
+        return await work
+    except asyncio.CancelledError:
+        cancelled = True
+        raise
+    finally:
+        while task is not None and not cancelled and task.cancelling() > before:
+            task.uncancel()
 
 
 def _clean(told: traceback.TracebackException) -> None:

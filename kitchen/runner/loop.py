@@ -10,9 +10,12 @@ Rules:
 1. Always in that order. Nothing is performed before what asked for it is in the log. A stage's
    mutations, its metrics, its completion and the start of what follows are one append.
 2. `step` does the first three without yielding, so that outcomes never interleave within it.
-3. A request to stop is honoured between two commands: what is unsaved is checkpointed, and
-   `RunInterrupted` is the last event.
-4. However the loop ends, resources are closed, in reverse order, by the task that opened them.
+   Outcomes that came together share an append: each is decided and applied in its turn, then all
+   is written, and only then anything performed.
+3. A command that stands alone is performed here and now; several are performed by the crew.
+4. A request to stop is honoured between two commands: what runs comes to its end, but for what
+   only waits for an item; what is unsaved is checkpointed, and `RunInterrupted` is the last event.
+5. However the loop ends, resources are closed, in reverse order, by the task that opened them.
    What fails at that, or in an observer, is logged: it must not hide how the run ended.
 """
 
@@ -20,27 +23,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 from kitchen.errors import KitchenError, StoreError
 from kitchen.machine import commands as C
+from kitchen.machine import events as E
+from kitchen.machine import feeds
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.decide import decide
-from kitchen.machine.events import Address, Fact, LoopExited, RunRewound
+from kitchen.machine.events import Address, Fact
+from kitchen.machine.outstanding import is_outstanding
+from kitchen.machine.state import ACTIVE
 from kitchen.ports.observer import RunObserver
+from kitchen.runner.crew import Crew, bare
+from kitchen.runner.failure import being_cancelled
+from kitchen.runner.outcome import Performed
 from kitchen.runner.perform import Performer
 from kitchen.runner.scope import Scope
+from kitchen.workflow.ir import AsyncLoopNode
 
 _logger = logging.getLogger("kitchen.run")
 
 FLUSH_SECONDS = 0.5
 YIELD_SECONDS = 0.02
 _NO_BLOBS: Mapping[str, bytes] = {}
+
+# Behind these, something that is being performed may be wanted no more.
+_ENDING = frozenset({E.BranchFailed, E.RunFailed, E.LoopStopped, E.ConditionEvaluated})
 
 
 class Execution:
@@ -50,6 +63,9 @@ class Execution:
         self.scope = scope
         self.performer = Performer(scope)
         self.stop_signal: str | None = None
+        self._crew: Crew
+        self._ending = False
+        self._failure: E.Failure | None = None
         self._observers = list(observers)
         if observers:
             scope.on_progress = self._tell_progress
@@ -60,11 +76,30 @@ class Execution:
         decision = decide(journal.program, journal.state, given)
         if decision.facts:
             journal.write(decision.facts, blobs, decision.control)
-            self._forget(decision.facts)
-            if self._observers:
-                told = decision.facts
-                self._tell(lambda who: who.on_facts(journal.run, told, journal.state))
+            self._applied(decision.facts)
+            self._tell_facts(decision.facts)
         return decision.commands
+
+    def step_all(self, done: Sequence[tuple[Command, Performed]]) -> Sequence[Command]:
+        """The same for outcomes that came together, in one append. Those that nobody wants any
+        more are dropped."""
+        journal = self.scope.journal
+        commands: list[Command] = []
+        facts: list[Fact] = []
+        for command, (outcome, blobs) in done:
+            if not is_outstanding(journal.program, journal.state, command):
+                continue
+            if len(done) == 1:
+                return self.step(outcome, blobs)
+            decision = decide(journal.program, journal.state, outcome)
+            journal.stage(decision.facts, blobs, decision.control)
+            self._applied(decision.facts)
+            facts += decision.facts
+            commands += decision.commands
+        if facts:
+            journal.commit()
+            self._tell_facts(facts)
+        return [c for c in commands if is_outstanding(journal.program, journal.state, c)]
 
     async def drive(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
         """Begin, then perform commands until there are none left.
@@ -72,55 +107,124 @@ class Execution:
         When it returns, the run is completed, failed or interrupted, as its state says.
         """
 
-        async def all_of_it() -> None:
+        async def all_of_it(beside: TaskGroup) -> None:
+            beside.start_soon(self._flush_metrics)
+            self.scope.live.hosts = beside
+            self._crew = Crew(beside, self.performer.perform)
+            self.performer.feeding.host = self._crew.host
+            self.performer.on(C.LeaveLoop, self._leave)
             try:
-                await self._perform_all(deque(await begin()))
-            except anyio.get_cancelled_exc_class():
-                with anyio.CancelScope(shield=True):
-                    await self._close_all()
-                raise
+                await self._perform_all(begin)
             except BaseException:
-                await self._close_all()
+                await self._end()
                 raise
-            await self._close_all()
+            await self._end()
 
-        await beside(self._flush_metrics, all_of_it)
+        await bare(all_of_it)
 
-    async def _perform_all(self, pending: deque[Command]) -> None:
+    async def _perform_all(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
+        crew = self._crew
+        pending = list(await begin())
         yielded = time.monotonic()
-        while pending:
+        while self.scope.journal.state.status == ACTIVE and (pending or not crew.idle):
             if self.stop_signal is not None:
                 await self._interrupt(self.stop_signal)
                 return
-            outcome, blobs = await self.performer.perform(pending.popleft())
-            pending.extend(self.step(outcome, blobs))
-            # Awaiting what is ready never yields, and a fast workflow would starve the flusher.
-            if time.monotonic() - yielded > YIELD_SECONDS:
-                await anyio.lowlevel.checkpoint()
-                yielded = time.monotonic()
+            if len(pending) == 1 and crew.idle and self._alone(pending[0]):
+                command = pending.pop()
+                await anyio.lowlevel.checkpoint_if_cancelled()  # rather than in the middle of it
+                outcome, blobs = await self.performer.perform(command)
+                pending.extend(self.step(outcome, blobs))
+                # Awaiting what is ready never yields, and a fast workflow would starve the flusher.
+                if time.monotonic() - yielded > YIELD_SECONDS:
+                    await anyio.lowlevel.checkpoint()
+                    yielded = time.monotonic()
+                continue
+            for command in pending:
+                crew.begin(command)
+            pending = list(self.step_all(await crew.outcomes()))
+            if self._ending:
+                self._ending = False
+                self._cancel_unwanted()
+
+    def _alone(self, command: Command) -> bool:
+        """Whether to perform a lone command here: not what may wait long for an item."""
+        if isinstance(command, C.PullItem):
+            return self.performer.feeding.ready(command.address)
+        return not isinstance(command, C.Produce)
+
+    def _cancel_unwanted(self) -> None:
+        journal = self.scope.journal
+        for command in self._crew.busy:
+            if not is_outstanding(journal.program, journal.state, command):
+                self._cancel(command)
+
+    def _cancel(self, command: Command) -> None:
+        """Stop a command; but half a production would be left in a resource that it has touched."""
+        attempt = self.performer.feeding.producing.get(command.address)
+        if attempt is None or attempt.revoke(self.scope.journal.state.stateful):
+            self._crew.cancel(command)
+
+    async def _leave(self, command: C.LeaveLoop) -> Performed:
+        """A loop ends: its source is closed, its producers are gone."""
+        loop = command.address
+        await self.performer.feeding.leave(loop)
+        await self._crew.gone(
+            lambda other: isinstance(other, C.Produce) and feeds.loop_of(other.address) == loop
+        )
+        return Performed(C.LoopLeft(loop), {})
+
+    async def _end(self) -> None:
+        """Close what is open; a cancellation that comes meanwhile does not spare the rest."""
+        try:
+            with anyio.CancelScope(shield=being_cancelled()):
+                await self._close_all()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._close_all()
+            raise
 
     async def _close_all(self) -> None:
         """Close what the run left open: all is closed by now, unless it ended before its end."""
+        await self._crew.end()
         try:
-            await self.scope.live.close(error=self.performer.failed)
+            await self.scope.live.close(error=self.cause)
         except KitchenError:
             _logger.exception("run %s: a resource could not be closed", self.scope.run_id)
 
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception that made the run fail, if it was raised in this process."""
+        known = (error for failure, error in self.performer.raised if failure == self._failure)
+        return next(known, None)
+
     async def _interrupt(self, signal: str) -> None:
+        state = self.scope.journal.state
+        for command in self._crew.busy:
+            if isinstance(command, C.PullItem | C.Produce):
+                self._cancel(command)
+        while not self._crew.idle and state.status == ACTIVE:
+            self.step_all(await self._crew.outcomes())
+        if state.status != ACTIVE:
+            return
         try:
-            if self.scope.journal.state.dirty:
+            if state.dirty and not state.core.control.halted:
                 manifests = await self.performer.save()
                 self.step(C.CheckpointWritten(None, manifests))
         finally:  # without the checkpoint the run is rewound when it is resumed
             self.step(C.Interrupt(signal))
 
     async def _flush_metrics(self) -> None:
-        """Have the metrics of a long stage in the log within a second."""
+        """Have the metrics of long stages in the log within a second; have a stop noticed."""
         while True:
             await anyio.sleep(FLUSH_SECONDS)
-            attempt = self.performer.running
-            metrics = attempt.take_metrics() if attempt is not None else ()
-            if attempt is not None and metrics:
+            for attempt in list(self.performer.calls.running.values()):
+                journal = self.scope.journal
+                running = C.RunStage(attempt.address, attempt.number)
+                wanted = is_outstanding(journal.program, journal.state, running)
+                metrics = attempt.take_metrics() if wanted else ()
+                if not metrics:
+                    continue
                 try:
                     self.step(C.MetricsFlushed(attempt.address, attempt.number, metrics))
                 except (
@@ -129,15 +233,31 @@ class Execution:
                     attempt.metrics.extendleft(reversed(metrics))
                 else:
                     attempt.flushed.extend(metrics)
+            if self.stop_signal is not None and hasattr(self, "_crew"):
+                self._crew.wake()
 
-    def _forget(self, facts: Sequence[Fact]) -> None:
-        """Drop the items of loops that have ended."""
+    def _applied(self, facts: Sequence[Fact]) -> None:
+        """Drop the items of loops that have ended; keep what productions will see."""
         for fact in facts:
             kind = type(fact.event)
-            if kind is LoopExited:
+            if kind in _ENDING:
+                self._ending = True
+                if isinstance(fact.event, E.RunFailed):
+                    self._failure = fact.event.failure
+            elif kind is E.LoopExited or kind is E.BranchesJoined:
                 self.scope.items.pop(Address(fact.path, fact.visit), None)
-            elif kind is RunRewound:
+                if isinstance(self.scope.journal.program.nodes[fact.path], AsyncLoopNode):
+                    self.performer.feeding.forget_notes(Address(fact.path, fact.visit))
+            elif kind is E.RunRewound:
                 self.scope.items.clear()
+        state = self.scope.journal.state
+        if state.core.control.feeds:
+            self.performer.feeding.note(state.seq - len(facts))
+
+    def _tell_facts(self, facts: Sequence[Fact]) -> None:
+        if self._observers:
+            journal = self.scope.journal
+            self._tell(lambda who: who.on_facts(journal.run, facts, journal.state))
 
     def _tell_progress(self, address: Address, done: float, total: float | None) -> None:
         self._tell(lambda who: who.on_progress(self.scope.run_id, address, done, total))
@@ -152,27 +272,3 @@ class Execution:
                 _logger.exception(
                     "run %s: observer %r failed and is dropped", self.scope.run_id, observer
                 )
-
-
-async def beside(
-    background: Callable[[], Coroutine[Any, Any, None]], work: Callable[[], Awaitable[None]]
-) -> None:
-    """Do the work with the background task beside it, and end that with it.
-
-    Raises what the work raises, or what the background did: bare, not in a group.
-    """
-    failed: BaseException | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(background)
-            try:
-                await work()
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # raised again below, outside the group
-                failed = error
-            tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        failed = failed or group.exceptions[0]
-    if failed is not None:
-        raise failed

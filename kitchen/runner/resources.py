@@ -9,10 +9,12 @@ Rules:
    touch either is to touch both, and so on, since what the one holds may be the other's.
 3. A factory gives an object, an awaitable of one, or a context manager (plain or async), which
    is entered and, when the resource is closed, left: a plain one in a worker thread of its own,
-   the same for both, an async one in the task of the run.
+   the same for both, an async one in a task of its own, since cancel scopes must be left in the
+   reverse order within a task.
 4. Anything with `state_dict` and `load_state_dict` is stateful unless it was declared not to be.
    One that has neither and was not declared `stateful=False` cannot be resumed: the first touch
    warns.
+5. Each item of a `parallel(over=…)` has resources of its own: `model[2]`, read as `model` there.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from kitchen.errors import NotResumableWarning, ResourceError, UnknownResource
+from kitchen.machine.events import spell
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.declared import suggest
 from kitchen.workflow.stage import Resource
@@ -64,10 +68,14 @@ def is_stateful(value: Any) -> bool:
 
 
 class LiveResources:
-    """The open resources of one execution, in the order in which they were opened."""
+    """The open resources of one execution, in the order in which they were opened.
+
+    `hosts`: where the tasks of async context managers live.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, Live] = {}
+        self.hosts: TaskGroup
 
     async def open(self, name: str, made: Any, declared: bool | None) -> Live:
         """Take what a factory returned as the resource `name`.
@@ -80,7 +88,7 @@ class LiveResources:
             value: Any = await made
         else:
             try:
-                value = await _entered(made, stack)
+                value = await _entered(made, stack, self.hosts)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await stack.aclose()
@@ -113,8 +121,12 @@ class LiveResources:
                 hint=f"declare it with wf.resource before it is used; {suggest(name, self._open)}",
             ) from None
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._open
+
+    def holding(self, value: object) -> list[str]:
+        """The names of the resources that are this object."""
+        return [name for name, live in self._open.items() if live.value is value]
 
     def mark_worked(self, names: Iterable[str], *, worked: bool = True) -> None:
         """Note that these were touched by more than factories; or, not any more."""
@@ -158,11 +170,11 @@ def _is_manager(made: Any) -> bool:
     return hasattr(made, "__exit__") or hasattr(made, "__aexit__")
 
 
-async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> Any:
+async def _entered(made: Any, stack: contextlib.AsyncExitStack, hosts: TaskGroup) -> Any:
     """What is to be the resource, entered if it is a context manager."""
     entered: Any = None
     if hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
-        entered = await stack.enter_async_context(made)
+        entered = await stack.enter_async_context(_Hosted(made, hosts))
     elif hasattr(made, "__enter__") and hasattr(made, "__exit__"):
         thread = ThreadPoolExecutor(1, "kitchen-resource")
         stack.callback(thread.shutdown, wait=False)
@@ -173,6 +185,76 @@ async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> Any:
         entered = await to_thread.run_sync(thread.submit(made.__enter__).result)
         stack.push_async_exit(leave)
     return made if entered is None else entered
+
+
+class _Hosted:
+    """An async context manager that is entered and left by a task of its own.
+
+    Once entered, it is left when it is told to, not when the run is cancelled: others may still
+    be at work with it, and its leaving may want to wait for something. Who waits for that may be
+    cancelled, and then it is too.
+    """
+
+    def __init__(self, made: Any, hosts: TaskGroup) -> None:
+        self._made = made
+        self._hosts = hosts
+        self._scope = anyio.CancelScope()
+        self._entered = anyio.Event()
+        self._leave = anyio.Event()
+        self._gone = anyio.Event()
+        self._value: list[Any] = []
+        self._told: BaseException | None = None
+        self._raised: BaseException | None = None
+
+    async def _host(self) -> None:
+        try:
+            with self._scope:
+                async with self._made as made:
+                    self._scope.shield = True
+                    self._value.append(made)
+                    self._entered.set()
+                    await self._leave.wait()
+                    _raise(self._told)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            self._raised = error
+        finally:
+            self._gone.set()
+            self._entered.set()
+
+    async def __aenter__(self) -> Any:
+        self._hosts.start_soon(self._host)
+        try:
+            await self._entered.wait()
+        except anyio.get_cancelled_exc_class():
+            self._leave.set()
+            if not self._value:
+                self._scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._gone.wait()
+            raise
+        if not self._value:
+            raise self._raised or ResourceError("the context manager was cancelled while entered")
+        return self._value[0]
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._told = error
+        self._leave.set()
+        try:
+            await self._gone.wait()
+        except anyio.get_cancelled_exc_class():
+            self._scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._gone.wait()
+            raise
+        if self._raised is not None and self._raised is not error:
+            raise self._raised
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _is_or_holds(raised: BaseException, error: BaseException | None) -> bool:
@@ -192,11 +274,15 @@ def _chained(message: str, error: BaseException) -> ResourceError:
 class Resources:
     """`ctx.resources`: the open resources, as one attempt gets at them."""
 
-    __slots__ = ("_attempt", "_live")
+    __slots__ = ("_attempt", "_live", "_names")
 
-    def __init__(self, live: LiveResources, attempt: Attempt) -> None:
+    def __init__(
+        self, live: LiveResources, attempt: Attempt, names: Callable[[str], Iterator[str]]
+    ) -> None:
+        """`names`: what a resource may be called as seen from here, the nearest first."""
         self._live = live
         self._attempt = attempt
+        self._names = names
 
     def __getitem__(self, key: Resource[T] | str) -> T:
         """The live object. This touches it: what it held before is from here on not certain.
@@ -204,7 +290,14 @@ class Resources:
         Raises `UnknownResource`.
         """
         live = self._get(key)
-        self._attempt.touched |= live.reach
+        if self._attempt.kind == "stream" and live.stateful:
+            raise ResourceError(
+                f"the `over` of the stream {spell(*self._attempt.address)} reaches for the stateful "
+                f"resource {live.name!r}: it reads ahead, at a pace that checkpoints do not know",
+                hint="use ctx.resources.peek if it is only looked at; a loader is made in over= "
+                "itself, which resumes it by its state_dict",
+            )
+        self._attempt.touch(live.reach)
         if self._attempt.kind != "factory":
             self._live.mark_worked(live.reach)
         if not live.warned:
@@ -226,8 +319,10 @@ class Resources:
 
     def __contains__(self, key: object) -> bool:
         name = key.name if isinstance(key, Resource) else key
-        return isinstance(name, str) and name in self._live
+        return isinstance(name, str) and any(near in self._live for near in self._names(name))
 
     def _get(self, key: Any) -> Live:
         self._attempt.check_live()
-        return self._live.get(key.name if isinstance(key, Resource) else key)
+        name = key.name if isinstance(key, Resource) else key
+        nearest = next((near for near in self._names(name) if near in self._live), name)
+        return self._live.get(nearest)

@@ -30,7 +30,6 @@ from kitchen.machine.state import ResourceState, State
 from kitchen.ports.event_store import EventStore
 from kitchen.runner import checkpoint
 from kitchen.runner.declared import initial_state
-from kitchen.runner.failure import describe
 from kitchen.runner.loop import Execution
 from kitchen.runner.scope import Scope
 from kitchen.workflow import ir as IR
@@ -104,13 +103,18 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
 
 def _own(node: Any) -> dict[str, Any]:
     """A node's own fields, without its children."""
-    inner = {"then", "otherwise"} | ({"body"} if isinstance(node, IR.LoopNode) else set[str]())
+    inner = {"then", "otherwise", "branches"}
+    inner |= set[str]() if isinstance(node, IR.StageNode) else {"body"}
     own = {name: getattr(node, name) for name in node.__struct_fields__ if name not in inner}
     return {name: _code(value) for name, value in own.items()}
 
 
 def _code(value: Any) -> Any:
     """A script is the same module under any name, so the name is left out."""
+    if isinstance(value, dict):  # the reducers of a parallel, or a stage's options
+        return {key: _code(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, IR.Reducer):
+        return value.name, _code(value.code)
     return (value.qualname, value.digest) if isinstance(value, IR.CodeRef) else value
 
 
@@ -130,14 +134,14 @@ async def take_up(execution: Execution, host: Host, changed: tuple[str, ...]) ->
         for name, known in resources:
             at = Address(known.path, known.visit)
             await restoring.open(name, known)
-        for at in scope.journal.state.core.control.active:
-            restoring.used |= await execution.performer.ensure_items(at)
+        for at in list(scope.journal.state.core.control.active):
+            restoring.used |= await execution.performer.surroundings.ensure(at)
         for name, known in resources:
             at = Address(known.path, known.visit)
             await restoring.load(name, known.manifest, again=name in restoring.used)
     except (Exception, SystemExit) as error:
-        execution.performer.failed = error
-        execution.step(C.CommandFailed(at, describe(error)))
+        failure = execution.performer.told(error)
+        execution.step(C.CommandFailed(at, failure, everywhere=True))
         return ()
     for name, known in resources:
         execution.step(C.ResourceReturned(name, known.saved))
@@ -160,8 +164,8 @@ class _Restoring:
         for other, was in then.resources.items():
             if other in self._execution.scope.live:
                 await self.load(other, was.manifest, again=other in self.used)
-        attempt = performer.past_attempt(address, then.data, "factory")
-        attempt.touched |= await performer.ensure_items(address)
+        attempt = performer.surroundings.past_attempt(address, known.opened - 1, "factory")
+        attempt.touched |= await performer.surroundings.ensure(address)
         stateful = await performer.open(name, address, attempt)
         if known.stateful and not stateful:
             raise NotResumable(

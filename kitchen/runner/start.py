@@ -128,7 +128,7 @@ async def start(
         return execution.step(C.Start(started))
 
     await _drive(execution, options, begin)
-    return Ended(journal, execution.performer.failed)
+    return Ended(journal, execution.cause)
 
 
 async def take_up_run(
@@ -148,7 +148,7 @@ async def take_up_run(
     scope = _scope(workflow, journal, config, begun.seed, options)
     execution = Execution(scope, options.observers)
     await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
-    return Ended(journal, execution.performer.failed)
+    return Ended(journal, execution.cause)
 
 
 async def _drive(

@@ -13,39 +13,38 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from kitchen.workflow import check
-from kitchen.workflow.definition import Binding
-from kitchen.workflow.ir import ConditionalNode, Node, ResourceNode, join
+from kitchen.workflow import check, inclusion
+from kitchen.workflow.ir import (
+    PRODUCER,
+    STOP_WHEN,
+    AsyncLoopNode,
+    CheckpointNode,
+    ConditionalNode,
+    IncludeNode,
+    LoopNode,
+    Node,
+    ParallelOverNode,
+    ResourceNode,
+    StageNode,
+    StreamLoopNode,
+    walk,
+)
+from kitchen.workflow.scope import Scope, Written
 from kitchen.workflow.where import Site, fault, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
-
-@dataclass(slots=True)
-class Scope:
-    """What one block holds so far. `segment`: the part of the path its children stand under."""
-
-    kind: str
-    name: str
-    site: Site
-    segment: str = ""
-    nodes: list[Node] = field(default_factory=list[Node])
-    sites: dict[str, Site] = field(default_factory=dict[str, Site])
-    resources: dict[str, Site] = field(default_factory=dict[str, Site])
-    bindings: dict[str, Binding] = field(default_factory=dict[str, Binding])
-    can_save: bool = False
-
-    def __str__(self) -> str:
-        return f"the {self.kind} {self.name!r}" if self.name else f"the {self.kind}"
+    from kitchen.workflow.definition import Binding, Workflow
+    from kitchen.workflow.inclusion import Terms
 
 
 class Block:
-    """What `wf.loop`, `wf.conditional` and `wf.otherwise` return, for a `with` to enter."""
+    """What `wf.loop`, `wf.parallel` and their like return, for a `with` to enter."""
 
     def __init__(
         self, assembly: Assembly, scope: Scope, seal: Callable[[tuple[Node, ...]], Node]
@@ -73,7 +72,8 @@ class Block:
 class Assembly:
     """The stack of open blocks. The first is the workflow itself."""
 
-    def __init__(self, name: str, site: Site) -> None:
+    def __init__(self, name: str, site: Site, terms: Terms) -> None:
+        self.terms = terms
         self._root = Scope("workflow", name, site)
         self._open: list[tuple[Scope, Block | None]] = [(self._root, None)]
         self._waiting: Block | None = None
@@ -91,33 +91,35 @@ class Assembly:
         self._refuse_waiting()
         return site
 
-    def claim(self, name: str, kind: str, site: Site) -> None:
-        """Refuses a name that a sibling has; for a loop, also that of a loop around it."""
+    def claim(self, name: str, kind: str, site: Site, *, has_item: bool = False) -> None:
+        """Refuses a name that a sibling has; where it names items, also one of a block around."""
         check.unique(name, kind, self._top.sites, site)
-        for scope, _ in self._open if kind == "loop" else ():
-            if scope.kind == "loop" and scope.name == name:
-                raise fault(
-                    site,
-                    f"loop {name!r} stands inside the loop {name!r} of "
-                    f"{scope.site.seen_from(site)}, so ctx.item({name!r}) could mean either",
-                    "give one of the two another name",
-                )
+        if self._top.kind == "async_loop" and name in (PRODUCER, STOP_WHEN):
+            raise fault(
+                site,
+                f"{name!r} is a reserved name in {self._top} of {self._top.site.seen_from(site)}",
+                f"choose another name for the {kind}",
+            )
+        if has_item:
+            self._refuse_item(name, f"{kind} {name!r}", site)
 
     def claim_resource(self, name: str, site: Site) -> None:
         """Refuses a resource name that is taken anywhere in the workflow."""
         self.claim(name, "resource", site)
-        for scope, _ in self._open:
-            if name in scope.resources:
-                raise fault(
-                    site,
-                    f"resource {name!r}: the name is taken by the resource of "
-                    f"{scope.resources[name].seen_from(site)}",
-                    "resource names are unique in the whole workflow; declare it once, in the "
-                    "outermost block that uses it, or give one of the two another name",
-                )
+        self._refuse_resource(name, f"resource {name!r}", site)
+        if self._top.forks:
+            raise fault(
+                site,
+                f"resource {name!r} stands directly in {self._top} of "
+                f"{self._top.site.seen_from(site)}, among its branches",
+                "declare it before the parallel, or inside the branch that uses it: "
+                "with wf.branch(...):",
+            )
 
-    def require_resource(self, site: Site) -> None:
-        """Refuses a checkpoint where no resource that it could save is open."""
+    def claim_checkpoint(self, name: str, site: Site) -> None:
+        """Refuses a checkpoint where there is no cut, or nothing that it could save."""
+        self.claim(name, "checkpoint", site)
+        self._refuse_cut(f"checkpoint {name!r} stands", site)
         if not any(scope.can_save for scope, _ in self._open):
             raise fault(
                 site,
@@ -125,6 +127,20 @@ class Assembly:
                 "declare one before it, in this block or around it: wf.resource(SESSION); "
                 "what ctx.state holds is recorded anyway",
             )
+
+    def claim_branch(self, name: str, site: Site) -> None:
+        """Refuses a branch anywhere but among the branches of a parallel."""
+        if not self._top.forks:
+            over = self._top.kind == "parallel"
+            raise fault(
+                site,
+                f"branch {name!r} stands in {self._top}, not directly in a parallel"
+                + (" without over=" if over else ""),
+                "leave it out: the whole block runs once per item"
+                if over
+                else "with wf.parallel(): and directly in it, with wf.branch(...):",
+            )
+        self.claim(name, "branch", site)
 
     def last_conditional(self, site: Site) -> ConditionalNode:
         """The conditional right before, which an `otherwise` belongs to."""
@@ -148,6 +164,10 @@ class Assembly:
     def add(self, node: Node, site: Site, binding: Binding | None = None) -> None:
         """Puts a node without a block of its own into the innermost block."""
         scope = self._top
+        if isinstance(node, StageNode):
+            found = {key: Written(node.name, site, site) for key in node.writes or ()}
+            scope.refuse_writes(found)
+            scope.writes = found | scope.writes
         scope.nodes.append(node)
         scope.sites[node.name] = site
         if binding is not None:
@@ -155,6 +175,18 @@ class Assembly:
         if isinstance(node, ResourceNode):
             scope.resources[node.name] = site
             scope.can_save = scope.can_save or node.stateful is not False
+
+    def include(self, included: Workflow[Any, Any], name: str, site: Site) -> None:
+        """Puts the nodes of another workflow into the innermost block, as a block of their own."""
+        self.claim(name, "include", site)
+        inclusion.refuse_misfit(included, self.terms, site)
+        scope = inclusion.scope_of(included, name, site)
+        for path, node in walk(included.ir):
+            self._refuse_included(included, path, node, site)
+            if isinstance(node, ResourceNode):
+                scope.resources[node.name] = site
+        body = tuple(scope.nodes)
+        self._settle(scope, IncludeNode(name=name, workflow=included.name, body=body))
 
     def block(self, scope: Scope, seal: Callable[[tuple[Node, ...]], Node]) -> Block:
         """A block that waits for its `with`; `seal` makes its node once its body is known."""
@@ -189,17 +221,17 @@ class Assembly:
                 "enter and leave blocks by `with` alone",
             )
         scope, _ = self._open.pop()
-        _refuse_empty(scope)
+        scope.refuse_empty()
         self._settle(scope, block.seal(tuple(scope.nodes)))
 
-    def finish(self) -> tuple[tuple[Node, ...], dict[str, Binding]]:
-        """The body of the workflow and its bindings by path; the function has returned."""
+    def finish(self) -> Scope:
+        """What the workflow holds; its function has returned."""
         self._refuse_waiting()
         scope = self._top
         if scope is not self._root:
             raise fault(scope.site, f"{scope} was entered and never left", "enter it by `with`")
-        _refuse_empty(scope)
-        return tuple(scope.nodes), scope.bindings
+        scope.refuse_empty()
+        return scope
 
     def end(self) -> None:
         """From now on, the builder can no longer be used."""
@@ -212,15 +244,62 @@ class Assembly:
     def _settle(self, scope: Scope, node: Node) -> None:
         """An ended block becomes a node of the block around it."""
         outer = self._top
+        scope.refuse_own_writes()
+        outer.refuse_writes({key: each.under(scope.segment) for key, each in scope.writes.items()})
         if scope.kind == "otherwise":
             outer.nodes[-1] = node
         else:
             outer.nodes.append(node)
             outer.sites[node.name] = scope.site
-        outer.resources |= scope.resources
-        for path, binding in scope.bindings.items():
-            # "" is the block's own: a loop's over, a conditional's predicate.
-            outer.bindings[join(scope.segment, path)] = binding
+        outer.take_over(scope)
+
+    def _refuse_item(self, name: str, what: str, site: Site) -> None:
+        for scope, _ in self._open:
+            if scope.has_item and scope.name == name:
+                raise fault(
+                    site,
+                    f"{what} stands inside {scope} of {scope.site.seen_from(site)}, so "
+                    f"ctx.item({name!r}) could mean either",
+                    "give one of the two another name",
+                )
+
+    def _refuse_resource(self, name: str, what: str, site: Site) -> None:
+        for scope, _ in self._open:
+            if name in scope.resources:
+                raise fault(
+                    site,
+                    f"{what}: the name is taken by the resource of "
+                    f"{scope.resources[name].seen_from(site)}",
+                    "resource names are unique in the whole workflow; declare it once, in the "
+                    "outermost block that uses it, or give one of the two another name",
+                )
+
+    def _refuse_cut(self, what: str, site: Site) -> None:
+        for scope, _ in self._open:
+            if scope.kind == "parallel":
+                raise fault(
+                    site,
+                    f"{what} inside {scope} of {scope.site.seen_from(site)}: there is no cut "
+                    "among running siblings",
+                    "put it after the parallel",
+                )
+
+    def _refuse_included(
+        self, included: Workflow[Any, Any], path: str, node: Node, site: Site
+    ) -> None:
+        """Refuses a node of an included workflow that could not stand here by itself."""
+        at = included.sites.get(path)
+        line = f" of {at.seen_from(site)}" if at else ""
+        what = f"{path!r}{line} in the workflow {included.name!r}"
+        match node:
+            case ResourceNode():
+                self._refuse_resource(node.name, f"resource {what}", site)
+            case LoopNode() | StreamLoopNode() | AsyncLoopNode() | ParallelOverNode():
+                self._refuse_item(node.name, what, site)
+            case CheckpointNode():
+                self._refuse_cut(f"checkpoint {what}, included here, stands", site)
+            case _:
+                pass
 
     def _refuse_waiting(self) -> None:
         if self._waiting is not None:
@@ -230,9 +309,3 @@ class Assembly:
                 f"{scope} was never entered: its `with` is missing",
                 f"with wf.{scope.kind}(...):",
             )
-
-
-def _refuse_empty(scope: Scope) -> None:
-    if not scope.nodes:
-        hint = "put a stage into it, or leave it out"
-        raise fault(scope.site, f"{scope} is empty", hint)

@@ -28,7 +28,7 @@ def stage_body(value: object, stage: str, site: Site) -> Binding:
         raise fault(
             site,
             f"the body of the stage {stage!r} is the workflow {named!r}",
-            "a workflow cannot be put into another yet: call a function of wf that both share",
+            f"put it here with all its stages: wf.include({named}, name={stage!r})",
         )
     if isinstance(value, type):
         return _instance(cast("type[object]", value), stage, site)

@@ -12,32 +12,48 @@ Rules:
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from kitchen.workflow import check
-from kitchen.workflow.assembly import Assembly, Block, Scope
+from kitchen.workflow import check, concurrent
+from kitchen.workflow.assembly import Assembly, Block
 from kitchen.workflow.bodies import stage_body
+from kitchen.workflow.definition import limit_key
+from kitchen.workflow.inclusion import includable
 from kitchen.workflow.ir import (
     OTHERWISE,
+    PRODUCER,
+    STOP_WHEN,
+    AsyncLoopNode,
+    BranchNode,
     CheckpointNode,
     ConditionalNode,
     LoopNode,
     Node,
+    ParallelNode,
+    ParallelOverNode,
     ResourceNode,
     StageNode,
+    StreamLoopNode,
     join,
 )
 from kitchen.workflow.options import plain_options
 from kitchen.workflow.provenance import code_ref, simple_name
+from kitchen.workflow.scope import Scope
 from kitchen.workflow.stage import Resource
 from kitchen.workflow.where import fault, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping
 
+    from kitchen.workflow.definition import Binding, Workflow
     from kitchen.workflow.stage import Stage
+    from kitchen.workflow.where import Site
+
+Merge: TypeAlias = Literal["sum", "extend", "union", "max", "min"] | Callable[[Any, Any], Any]
+"""How the values that several branches gave one state key become one."""
 
 
 class WorkflowBuilder:
@@ -53,21 +69,26 @@ class WorkflowBuilder:
         *,
         options: Mapping[str, Any] | None = None,
         thread: bool = True,
+        writes: Iterable[str] | None = None,
     ) -> None:
         """A unit of work: `body(ctx)`, sync or async, or a `Stage` class or instance.
 
         `options` are plain data, read as `ctx.options`. A sync body runs in a worker thread
-        unless `thread=False`. Raises `WorkflowError`.
+        unless `thread=False`. `writes`: the only state keys that it may change, so that two
+        branches of a parallel that write one key are told now. Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
         check.name(name, "stage", site)
         self._assembly.claim(name, "stage", site)
         found = stage_body(body, name, site)
+        keys = concurrent.writes(writes, name, site)
+        self._assembly.terms.refuse_unknown_keys(keys or (), f"writes= of the stage {name!r}", site)
         node = StageNode(
             name=name,
             body=code_ref(found),
             options=plain_options(options, site),
             thread=check.flag(thread, "thread", site),
+            writes=keys,
         )
         self._assembly.add(node, site, found)
 
@@ -78,14 +99,74 @@ class WorkflowBuilder:
         Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
-        check.name(name, "loop", site)
-        self._assembly.claim(name, "loop", site)
-        items = check.over(over, name, site)
+        items = self._items(name, "loop", over, site)
 
         def seal(body: tuple[Node, ...]) -> Node:
             return LoopNode(name=name, over=code_ref(items), body=body)
 
-        scope = Scope("loop", name, site, segment=name, bindings={"": items})
+        scope = Scope("loop", name, site, segment=name, bindings={"": items}, has_item=True)
+        return self._assembly.block(scope, seal)
+
+    def stream_loop(self, name: str, over: Callable[[Any], Any], prefetch: int = 2) -> Block:
+        """`with wf.stream_loop("batches", over=batches):`, a loop that pulls its items lazily.
+
+        `over(ctx)` gives an iterable or an async iterable, and may be a generator function. At
+        most `prefetch` items are pulled ahead of the body; it may be endless. Raises
+        `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        items = self._items(name, "stream_loop", over, site)
+        ahead = concurrent.count(prefetch, "prefetch", site)
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            return StreamLoopNode(name=name, over=code_ref(items), body=body, prefetch=ahead)
+
+        scope = Scope("stream_loop", name, site, segment=name, bindings={"": items}, has_item=True)
+        return self._assembly.block(scope, seal)
+
+    def async_loop(
+        self,
+        name: str,
+        producer: Callable[[Any], Any],
+        stop_when: Callable[[Any], Any],
+        buffer_size: int = 4,
+        producers: int = 1,
+        pacing: Literal["paced", "free"] = "paced",
+        max_staleness: int | None = None,
+    ) -> Block:
+        """`with wf.async_loop("off_policy", producer=collect, stop_when=done):`.
+
+        `producer(ctx)` makes one item after the other beside the block, at most `buffer_size`
+        ahead, by `producers` calls at a time; the block consumes them in order until
+        `stop_when(ctx)`, asked after each, is true. What production k sees is the state as
+        committed by consumption k - buffer_size (`pacing="paced"`), or the latest ("free"). An
+        item made from a state more than `max_staleness` consumptions old is discarded. Raises
+        `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        self._claim_loop(name, "async_loop", site)
+        made = concurrent.producer(producer, name, site)
+        asked = check.predicate(stop_when, site, f"stop_when= of the async_loop {name!r}")
+        size, makers = concurrent.ahead(buffer_size, producers, site)
+        paced = concurrent.choice(pacing, concurrent.PACINGS, "pacing", site)
+        stale = None
+        if max_staleness is not None:
+            stale = concurrent.count(max_staleness, "max_staleness", site, least=0)
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            return AsyncLoopNode(
+                name=name,
+                producer=code_ref(made),
+                stop_when=code_ref(asked),
+                body=body,
+                buffer_size=size,
+                producers=makers,
+                pacing=paced,
+                max_staleness=stale,
+            )
+
+        bindings: dict[str, Binding] = {PRODUCER: made, STOP_WHEN: asked}
+        scope = Scope("async_loop", name, site, segment=name, bindings=bindings, has_item=True)
         return self._assembly.block(scope, seal)
 
     def conditional(self, predicate: Callable[[Any], Any], name: str | None = None) -> Block:
@@ -124,6 +205,88 @@ class WorkflowBuilder:
         scope = Scope("otherwise", "", site, segment=segment)
         return self._assembly.block(scope, seal)
 
+    def parallel(
+        self,
+        name: str | None = None,
+        over: Callable[[Any], Any] | None = None,
+        max_concurrency: int | Callable[[Any], Any] | None = None,
+        on_error: Literal["cancel", "finish"] = "cancel",
+        merge: Mapping[str, Merge] | None = None,
+    ) -> Block:
+        """`with wf.parallel():`, everything directly in the block beside each other.
+
+        With `over`, the whole block once per item of `over(ctx)`, and `ctx.item(name)` is the
+        item. At most `max_concurrency` run at a time: a number, or a function of ctx. When one
+        fails, the others are cancelled, or end (`on_error="finish"`). `merge` says for a state
+        key that several write how their values become one: "sum", "extend", "union", "max",
+        "min", or a function of the value before and of the list of theirs. Raises
+        `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        if over is None:
+            named = check.name("parallel" if name is None else name, "parallel", site)
+            self._assembly.claim(named, "parallel", site)
+            items = None
+        else:
+            named = check.name_of_items(name, "parallel", site)
+            items = self._items(named, "parallel", over, site)
+        most = concurrent.limit(max_concurrency, named, site)
+        reducers, bindings = concurrent.merge(merge, named, site)
+        self._assembly.terms.refuse_unknown_keys(
+            reducers, f"merge= of the parallel {named!r}", site
+        )
+        if callable(most):
+            bindings[limit_key("")] = most
+        common: dict[str, Any] = {
+            "max_concurrency": None if callable(most) else most,
+            "limit": code_ref(most) if callable(most) else None,
+            "on_error": concurrent.choice(on_error, concurrent.ON_ERROR, "on_error", site),
+            "merge": reducers,
+        }
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            if items is None:
+                return ParallelNode(name=named, branches=body, **common)
+            return ParallelOverNode(name=named, over=code_ref(items), body=body, **common)
+
+        asked: dict[str, Binding] = {} if items is None else {"": items}
+        scope = Scope(
+            "parallel",
+            named,
+            site,
+            segment=named,
+            bindings=asked | bindings,
+            merge=frozenset(reducers),
+            has_item=items is not None,
+            forks=items is None,
+        )
+        return self._assembly.block(scope, seal)
+
+    def branch(self, name: str) -> Block:
+        """`with wf.branch("validation"):`, directly in a parallel: several nodes as one arm.
+
+        Raises `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        check.name(name, "branch", site)
+        self._assembly.claim_branch(name, site)
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            return BranchNode(name=name, body=body)
+
+        return self._assembly.block(Scope("branch", name, site, segment=name), seal)
+
+    def include(self, workflow: Workflow[Any, Any], name: str | None = None) -> None:
+        """`wf.include(evaluation)`: the nodes of another workflow, under a path of their own.
+
+        It shares config, state and adapters with this one, and what resources are open here.
+        Raises `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        included = includable(workflow, site)
+        named = check.name(included.name if name is None else name, "include", site)
+        self._assembly.include(included, named, site)
+
     def resource(
         self,
         key_or_name: Resource[Any] | str,
@@ -158,9 +321,18 @@ class WorkflowBuilder:
         """
         site = self._assembly.call_site()
         check.name(name, "checkpoint", site)
-        self._assembly.claim(name, "checkpoint", site)
-        self._assembly.require_resource(site)
+        self._assembly.claim_checkpoint(name, site)
         self._assembly.add(CheckpointNode(name=name), site)
+
+    def _items(
+        self, name: str, kind: str, over: Callable[[Any], Any], site: Site
+    ) -> Callable[[Any], Any]:
+        self._claim_loop(name, kind, site)
+        return check.over(over, kind, name, site)
+
+    def _claim_loop(self, name: str, kind: str, site: Site) -> None:
+        check.name(name, kind, site)
+        self._assembly.claim(name, kind, site, has_item=True)
 
     if not TYPE_CHECKING:  # a type checker knows the names by itself, and reports typos
 

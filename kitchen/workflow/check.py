@@ -27,6 +27,11 @@ _NAME = re.compile(r"\w[\w.-]*")
 _NAMED = {
     "stage": "wf.stage('train', train)",
     "loop": "wf.loop('epochs', over=epochs)",
+    "stream_loop": "wf.stream_loop('batches', over=batches)",
+    "async_loop": "wf.async_loop('off_policy', producer=collect, stop_when=done)",
+    "parallel": "wf.parallel('evals', over=splits)",
+    "branch": "wf.branch('validation')",
+    "include": "wf.include(evaluation, name='eval')",
     "conditional": "wf.conditional(should_eval, name='evaluation')",
     "resource": "Resource('session', open_session), or wf.resource('session', open_session)",
     "checkpoint": "wf.checkpoint('after_epoch')",
@@ -39,7 +44,7 @@ def name(value: object, what: str, site: Site) -> str:
     if not isinstance(value, str):
         raise fault(
             site,
-            f"the name of a {what} must be a str, not {told(value)}",
+            f"the name of {_one(what)} must be a str, not {told(value)}",
             _NAMED[what],
         )
     if value == OTHERWISE:
@@ -49,16 +54,27 @@ def name(value: object, what: str, site: Site) -> str:
     if not _NAME.fullmatch(value):
         raise fault(
             site,
-            f"{value!r} cannot be the name of a {what}",
+            f"{value!r} cannot be the name of {_one(what)}",
             "use letters, digits, '_', '-' and '.', and begin with a letter, a digit or '_'",
         )
     return value
 
 
+def name_of_items(value: object, what: str, site: Site) -> str:
+    """A name that ctx.item is given, and that must be said. Raises `WorkflowError`."""
+    if value is None:
+        raise fault(
+            site,
+            f"a {what} with over= needs a name: ctx.item(name) is how its items are read",
+            _NAMED[what],
+        )
+    return name(value, what, site)
+
+
 def unique(wanted: str, what: str, taken: Mapping[str, Site], site: Site) -> None:
     """Whether a name is still free in its block. Raises `WorkflowError`."""
     if wanted in taken:
-        named = " with name=" if what == "conditional" else ""
+        named = " with name=" if what in ("conditional", "parallel", "include") else ""
         line = taken[wanted].seen_from(site)
         raise fault(
             site,
@@ -67,40 +83,42 @@ def unique(wanted: str, what: str, taken: Mapping[str, Site], site: Site) -> Non
         )
 
 
-def predicate(value: object, site: Site) -> Callable[[Any], Any]:
-    """A function that a conditional can ask. Raises `WorkflowError`."""
-    asked = _called_with_context(value, "the predicate of a conditional", site)
-    _no_generator(asked, f"the predicate {simple_name(asked)}", "return True or False", site)
+def predicate(
+    value: object, site: Site, what: str = "the predicate of a conditional"
+) -> Callable[[Any], Any]:
+    """A function that answers yes or no. Raises `WorkflowError`."""
+    asked = of_context(value, what, site)
+    no_generator(asked, f"{what}, {simple_name(asked)},", "return True or False", site)
     return asked
 
 
-def over(value: object, loop: object, site: Site) -> Callable[[Any], Any]:
+def over(value: object, what: str, loop: object, site: Site) -> Callable[[Any], Any]:
     """A function that gives a loop its items. Raises `WorkflowError`."""
-    what = f"over= of the loop {loop!r}"
+    what = f"over= of the {what} {loop!r}"
     if not callable(value) and not isinstance(value, str) and hasattr(value, "__iter__"):
         raise fault(
             site,
             f"{what} must be a function of ctx, not {told(value)}",
-            "write over=lambda ctx: ..., so that it is asked when the loop is entered",
+            "write over=lambda ctx: ..., so that it is asked when the block is entered",
         )
-    return _called_with_context(value, what, site)
+    return of_context(value, what, site)
 
 
 def factory(value: object, resource: object, site: Site) -> Callable[[Any], Any]:
     """A function that opens a resource. Raises `WorkflowError`."""
     what = f"the factory of the resource {resource!r}"
-    found = _called_with_context(value, what, site)
+    found = of_context(value, what, site)
     hint = "put @contextlib.contextmanager (or asynccontextmanager) above it"
-    _no_generator(found, what, hint, site)
+    no_generator(found, what, hint, site)
     return found
 
 
 def body(value: object, stage: str, site: Site) -> Callable[[Any], Any]:
     """A function that can be a stage's work. Raises `WorkflowError`."""
     what = f"the body of the stage {stage!r}"
-    found = _called_with_context(value, what, site)
+    found = of_context(value, what, site)
     hint = "a stage is called once and awaited: return instead of yield, or make it a wf.loop"
-    _no_generator(found, what, hint, site)
+    no_generator(found, what, hint, site)
     return found
 
 
@@ -180,7 +198,8 @@ def takes_config(provider: Callable[..., Any]) -> bool:
     return bool(parameters) and (not accepts(provider, 0) or parameters[0].name == "config")
 
 
-def _called_with_context(value: object, what: str, site: Site) -> Callable[[Any], Any]:
+def of_context(value: object, what: str, site: Site) -> Callable[[Any], Any]:
+    """A function that can be called with ctx alone. Raises `WorkflowError`."""
     if not callable(value):
         what_it_is = told(value)
         if inspect.iscoroutine(value):
@@ -201,7 +220,8 @@ def _called_with_context(value: object, what: str, site: Site) -> Callable[[Any]
     return value
 
 
-def _no_generator(function: Callable[[Any], Any], what: str, hint: str, site: Site) -> None:
+def no_generator(function: Callable[..., Any], what: str, hint: str, site: Site) -> None:
+    """Refuses what yields where it is called for a value."""
     for called in (function, getattr(function, "__call__", None)):  # noqa: B004 - an object's own
         if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
             raise fault(site, f"{what} is a generator function, whose body would not run", hint)
@@ -218,5 +238,8 @@ def told(value: object) -> str:
         return f"the class {value.__name__}"
     kind = type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    named = f"{module}{kind.__qualname__}"
-    return f"{'an' if named[0] in 'aeiou' else 'a'} {named}"
+    return _one(f"{module}{kind.__qualname__}")
+
+
+def _one(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"

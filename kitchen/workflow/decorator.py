@@ -18,6 +18,7 @@ from kitchen.workflow import check, ir
 from kitchen.workflow.assembly import Assembly
 from kitchen.workflow.builder import WorkflowBuilder
 from kitchen.workflow.definition import AdapterProvider, Locator, Workflow
+from kitchen.workflow.inclusion import Terms
 from kitchen.workflow.provenance import code_ref
 from kitchen.workflow.where import Site, fault, here, site_of
 
@@ -94,15 +95,16 @@ def workflow(
     def decorate(function: Callable[[WorkflowBuilder], None]) -> Workflow[Any, Any]:
         author = _author(function, site)
         named = check.name(author.__name__ if name is None else name, "workflow", site)
-        assembly = Assembly(named, site_of(author))
+        terms = Terms(config, state, adapters, seed_globals)
+        assembly = Assembly(named, site_of(author), terms)
         try:
             author(WorkflowBuilder(assembly))
-            body, bindings = assembly.finish()
+            written = assembly.finish()
         finally:
             assembly.end()
         root = ir.WorkflowIR(
             name=named,
-            body=body,
+            body=tuple(written.nodes),
             config=None if config is None else code_ref(config),
             state=None if state is None else code_ref(state),
             seed_globals=seed_globals,
@@ -110,11 +112,12 @@ def workflow(
         return Workflow(
             ir=root,
             fingerprint=ir.fingerprint(root),
-            bindings=MappingProxyType(bindings),
+            bindings=MappingProxyType(written.bindings),
             locator=Locator(author.__module__, author.__qualname__, site_of(author).file),
             config_type=config,
             state_type=state,
             adapters=adapters,
+            sites=MappingProxyType({"": site_of(author), **written.sites}),
         )
 
     return decorate if fn is None else decorate(fn)

@@ -2,7 +2,9 @@
 
 Rules:
 
-1. `Workflow.ir` is data. What can be called stands beside it, in `bindings`, by node path.
+1. `Workflow.ir` is data. What can be called stands beside it, in `bindings`, by node path. What
+   an async_loop asks has paths of its own below it (`ir.PRODUCER`, `ir.STOP_WHEN`); what a
+   parallel asks beside its `over` stands under `limit_key` and `reducer_key`.
 2. A workflow is run, never called.
 3. The `locator` is what a later process needs to find the same workflow by itself.
 """
@@ -10,7 +12,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import msgspec
@@ -18,16 +21,27 @@ import msgspec
 from kitchen.workflow import check, diagram
 from kitchen.workflow.ir import WorkflowIR, walk
 from kitchen.workflow.stage import Stage
-from kitchen.workflow.where import fault, here
+from kitchen.workflow.where import Site, fault, here
 
 ConfigT = TypeVar("ConfigT")
 StateT = TypeVar("StateT")
 
-Binding: TypeAlias = Callable[[Any], Any] | Stage
-"""What a node runs: a stage's body, a loop's `over`, a predicate, a resource's factory."""
+Binding: TypeAlias = Callable[..., Any] | Stage
+"""What a node runs: a stage's body, a loop's `over`, a predicate, a resource's factory. All are
+functions of ctx, but a reducer, which is one of the value before and the branches' values."""
 
 AdapterProvider: TypeAlias = Callable[..., Mapping[str, Any]]
 """A function of nothing, or of the config."""
+
+
+def limit_key(path: str) -> str:
+    """The key in `bindings` of the function that is max_concurrency= of a parallel."""
+    return f"{path}?max_concurrency"
+
+
+def reducer_key(path: str, key: str) -> str:
+    """The key in `bindings` of the function that merges a state key at a parallel's join."""
+    return f"{path}?merge:{key}"
 
 
 class Locator(msgspec.Struct, frozen=True):
@@ -45,7 +59,8 @@ class Locator(msgspec.Struct, frozen=True):
 class Workflow(Generic[ConfigT, StateT]):
     """What `@kitchen.workflow` makes of a function. `kitchen.run` runs it.
 
-    `config_type` and `state_type` are the declared types; None stands for a mapping.
+    `config_type` and `state_type` are the declared types; None stands for a mapping. `sites` has
+    the line at which each node was said, by path, and that of the workflow itself under "".
     """
 
     ir: WorkflowIR
@@ -55,6 +70,7 @@ class Workflow(Generic[ConfigT, StateT]):
     config_type: type[ConfigT] | None = None
     state_type: type[StateT] | None = None
     adapters: AdapterProvider | None = None
+    sites: Mapping[str, Site] = field(default_factory=lambda: MappingProxyType[str, Site]({}))
 
     @property
     def name(self) -> str:

@@ -5,25 +5,33 @@ Rules:
 1. The same IR gives the same text, byte for byte.
 2. Mermaid sees no name of the user's outside a quoted, escaped label: ids are n1, n2, ...
 3. In the flowchart, a rounded box is the start or the end, a box a stage, a slanted box a
-   resource that is opened, a cylinder a checkpoint, a diamond a question. A loop is a frame:
-   its hexagon takes the next item, what ends the body goes back to it, and it is left by
-   "done".
+   resource that is opened, a cylinder a checkpoint, a diamond a question. Every other block is a
+   frame. A loop's hexagon takes the next item, what ends the body goes back to it, and it is
+   left by "done"; what makes the items of an async_loop stands beside it, behind a dotted edge.
+   A parallel widens where it forks, and narrows where its branches are joined.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from kitchen.workflow import captions
 from kitchen.workflow.ir import (
     OTHERWISE,
+    AsyncLoopNode,
+    BranchNode,
     CheckpointNode,
-    CodeRef,
     ConditionalNode,
+    IncludeNode,
     LoopNode,
     Node,
+    ParallelNode,
+    ParallelOverNode,
     ResourceNode,
     StageNode,
+    StreamLoopNode,
     WorkflowIR,
+    blocks,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +39,15 @@ if TYPE_CHECKING:
 
 # An end from which the next node is reached: an id, and what its edge says.
 End: TypeAlias = tuple[str, str]
+Framed: TypeAlias = (
+    LoopNode
+    | StreamLoopNode
+    | AsyncLoopNode
+    | ParallelNode
+    | ParallelOverNode
+    | BranchNode
+    | IncludeNode
+)
 
 
 def to_mermaid(ir: WorkflowIR) -> str:
@@ -45,7 +62,7 @@ def to_mermaid(ir: WorkflowIR) -> str:
 def to_tree(ir: WorkflowIR) -> str:
     """The workflow as an indented tree."""
     lines = [ir.name]
-    _branches([(_line(node), node) for node in ir.body], "", lines)
+    _branches([(captions.line(node), node) for node in ir.body], "", lines)
     return "\n".join(lines) + "\n"
 
 
@@ -82,25 +99,76 @@ class _Chart:
     def _draw(self, node: Node, ends: Sequence[End], indent: str) -> Sequence[End]:
         match node:
             case StageNode():
-                made = self.node('["', node.name, '"]', indent)
+                return self._one('["', node.name, '"]', ends, indent)
             case ResourceNode():
-                made = self.node('[/"', node.name, '"/]', indent)
+                return self._one('[/"', node.name, '"/]', ends, indent)
             case CheckpointNode():
-                made = self.node('[("', node.name, '")]', indent)
-            case LoopNode():
-                return self._loop(node, ends, indent)
+                return self._one('[("', node.name, '")]', ends, indent)
             case ConditionalNode():
                 return self._conditional(node, ends, indent)
+            case _:
+                return self._frame(node, ends, indent)
+
+    def _frame(self, node: Framed, ends: Sequence[End], indent: str) -> Sequence[End]:
+        self.nodes.append(f'{indent}subgraph {self.id()}["{_escaped(captions.frame(node))}"]')
+        inside = indent + "    "
+        match node:
+            case LoopNode() | StreamLoopNode():
+                ends = self._loop(node, ends, inside)
+            case AsyncLoopNode():
+                ends = self._async_loop(node, ends, inside)
+            case ParallelNode() | ParallelOverNode():
+                ends = self._parallel(node, ends, inside)
+            case BranchNode() | IncludeNode():
+                ends = self.block(node.body, ends, inside)
+        self.nodes.append(f"{indent}end")
+        return ends
+
+    def _one(
+        self, opening: str, label: str, closing: str, ends: Sequence[End], indent: str
+    ) -> Sequence[End]:
+        made = self.node(opening, label, closing, indent)
         self.enter(made, ends)
         return [(made, "")]
 
-    def _loop(self, node: LoopNode, ends: Sequence[End], indent: str) -> Sequence[End]:
-        self.nodes.append(f'{indent}subgraph {self.id()}["loop {_escaped(node.name)}"]')
-        head = self.node('{{"', f"next of {_short(node.over)}", '"}}', indent + "    ")
+    def _loop(
+        self, node: LoopNode | StreamLoopNode, ends: Sequence[End], indent: str
+    ) -> Sequence[End]:
+        over = captions.short(node.over, "items")
+        head = self.node('{{"', f"next of {over}", '"}}', indent)
         self.enter(head, ends)
-        self.enter(head, self.block(node.body, [(head, "item")], indent + "    "))
-        self.nodes.append(f"{indent}end")
+        self.enter(head, self.block(node.body, [(head, "item")], indent))
         return [(head, "done")]
+
+    def _async_loop(self, node: AsyncLoopNode, ends: Sequence[End], indent: str) -> Sequence[End]:
+        producer = self.node('[["', captions.maker(node), '"]]', indent)
+        made = captions.short(node.producer, "producer")
+        head = self.node('{{"', f"next of {made}", '"}}', indent)
+        self.edges.append(f'    {producer} -.->|"{", ".join(captions.ahead(node))}"| {head}')
+        self.enter(head, ends)
+        body = self.block(node.body, [(head, "item")], indent)
+        asked = captions.short(node.stop_when, "stop_when")
+        question = self.node('{"', f"{asked}?", '"}', indent)
+        self.enter(question, body)
+        self.enter(head, [(question, "no")])
+        return [(question, "yes")]
+
+    def _parallel(
+        self, node: ParallelNode | ParallelOverNode, ends: Sequence[End], indent: str
+    ) -> Sequence[End]:
+        if isinstance(node, ParallelNode):
+            fork = self.node('[/"', "all of", '"\\]', indent)
+            self.enter(fork, ends)
+            arms = [self._draw(arm, [(fork, "")], indent) for arm in node.branches]
+        else:
+            each = captions.short(node.over, "items")
+            fork = self.node('[/"', f"each of {each}", '"\\]', indent)
+            self.enter(fork, ends)
+            arms = [self.block(node.body, [(fork, "")], indent)]
+        join = self.node('[\\"', ", ".join(["join", *captions.merging(node)]), '"/]', indent)
+        for arm in arms:
+            self.enter(join, arm)
+        return [(join, "")]
 
     def _conditional(
         self, node: ConditionalNode, ends: Sequence[End], indent: str
@@ -122,36 +190,15 @@ def _branches(
 
 
 def _below(node: Node | tuple[Node, ...]) -> list[tuple[str, Node | tuple[Node, ...]]]:
-    match node:
-        case tuple():
-            return [(_line(child), child) for child in node]
-        case LoopNode():
-            return [(_line(child), child) for child in node.body]
-        case ConditionalNode():
-            then = [(_line(child), child) for child in node.then]
-            return [*then, (OTHERWISE, node.otherwise)] if node.otherwise else [*then]
-        case _:
-            return []
-
-
-def _line(node: Node) -> str:
-    match node:
-        case StageNode():
-            return f"stage {node.name}"
-        case ResourceNode():
-            return f"resource {node.name}"
-        case CheckpointNode():
-            return f"checkpoint {node.name}"
-        case LoopNode():
-            return f"loop {node.name} over {_short(node.over)}"
-        case ConditionalNode():
-            return f"conditional {node.name}"
-
-
-def _short(code: CodeRef) -> str:
-    """The bare name of a function; a lambda has none."""
-    bare = code.qualname.rpartition(".")[2]
-    return "items" if bare in ("", "<lambda>") else bare
+    if isinstance(node, tuple):
+        return [(captions.line(child), child) for child in node]
+    found: list[tuple[str, Node | tuple[Node, ...]]] = []
+    for segment, block in blocks(node):
+        if segment != OTHERWISE:
+            found += _below(block)
+        elif block:
+            found.append((segment, block))
+    return found
 
 
 def _escaped(label: str) -> str:

@@ -9,18 +9,20 @@ Rules:
    so it is the same in every process and on every machine, and editing a body does not
    change it.
 4. A path is the names from the root joined by `/`. The children of an `otherwise` block
-   stand under the reserved name `otherwise` of their conditional.
+   stand under the reserved name `otherwise` of their conditional, what an async_loop asks
+   under its reserved names `producer` and `stop_when`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
 
 OTHERWISE = "otherwise"
+PRODUCER, STOP_WHEN = "producer", "stop_when"
 
 
 class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,12 +37,16 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StageNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage", tag_field="node"):
-    """One unit of user work. `thread`: whether a sync body runs in a worker thread."""
+    """One unit of user work. `thread`: whether a sync body runs in a worker thread.
+
+    `writes`: the only state keys that it may change; None: any.
+    """
 
     name: str
     body: CodeRef
     options: dict[str, Any] = {}
     thread: bool = True
+    writes: tuple[str, ...] | None = None
 
 
 class LoopNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="loop", tag_field="node"):
@@ -48,6 +54,94 @@ class LoopNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="loop", tag_
 
     name: str
     over: CodeRef
+    body: tuple[Node, ...] = ()
+
+
+class StreamLoopNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag="stream_loop", tag_field="node"
+):
+    """`body` once per item of `over(ctx)`, pulled lazily, at most `prefetch` items ahead."""
+
+    name: str
+    over: CodeRef
+    body: tuple[Node, ...] = ()
+    prefetch: int = 2
+
+
+class AsyncLoopNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag="async_loop", tag_field="node"
+):
+    """`body` once per item that `producer(ctx)` makes beside it, until `stop_when(ctx)`.
+
+    At most `buffer_size` items are made ahead, by `producers` calls at a time. `pacing` is "paced"
+    (what a production sees is fixed by its number) or "free" (the latest). `max_staleness`: how
+    many items may have been consumed since the state that an item was made from; None: any.
+    """
+
+    name: str
+    producer: CodeRef
+    stop_when: CodeRef
+    body: tuple[Node, ...] = ()
+    buffer_size: int = 4
+    producers: int = 1
+    pacing: str = "paced"
+    max_staleness: int | None = None
+
+
+class Reducer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the values that several branches gave one key become one: by name, or by user code."""
+
+    name: str
+    code: CodeRef | None = None
+
+
+class BranchNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="branch", tag_field="node"):
+    """One arm of a `parallel`, with several nodes. Any other node there is an arm by itself."""
+
+    name: str
+    body: tuple[Node, ...] = ()
+
+
+class ParallelNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag="parallel", tag_field="node"
+):
+    """`branches` beside each other.
+
+    At most `max_concurrency` at a time, or as many as `limit(ctx)` says, or as there are CPUs.
+    `on_error`: "cancel" or "finish", what happens to the siblings of a branch that fails. `merge`:
+    the state keys that more than one branch may write.
+    """
+
+    name: str
+    branches: tuple[Node, ...] = ()
+    max_concurrency: int | None = None
+    limit: CodeRef | None = None
+    on_error: str = "cancel"
+    merge: dict[str, Reducer] = {}
+
+
+class ParallelOverNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag="parallel_over", tag_field="node"
+):
+    """`body` once per item of the collection that `over(ctx)` gives at entry, beside each other.
+
+    The other fields are those of `ParallelNode`.
+    """
+
+    name: str
+    over: CodeRef
+    body: tuple[Node, ...] = ()
+    max_concurrency: int | None = None
+    limit: CodeRef | None = None
+    on_error: str = "cancel"
+    merge: dict[str, Reducer] = {}
+
+
+class IncludeNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="include", tag_field="node"):
+    """The nodes of another workflow, under a path of their own."""
+
+    name: str
+    workflow: str
     body: tuple[Node, ...] = ()
 
 
@@ -83,7 +177,23 @@ class CheckpointNode(
     name: str
 
 
-Node: TypeAlias = StageNode | LoopNode | ConditionalNode | ResourceNode | CheckpointNode
+Node: TypeAlias = (
+    StageNode
+    | LoopNode
+    | StreamLoopNode
+    | AsyncLoopNode
+    | ConditionalNode
+    | ParallelNode
+    | ParallelOverNode
+    | BranchNode
+    | IncludeNode
+    | ResourceNode
+    | CheckpointNode
+)
+
+
+REPEATING = (LoopNode, StreamLoopNode, AsyncLoopNode, ParallelOverNode)
+"""The nodes that give an index to what is in them."""
 
 
 class WorkflowIR(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,13 +209,15 @@ class WorkflowIR(msgspec.Struct, frozen=True, omit_defaults=True):
 def blocks(node: Node | WorkflowIR) -> Iterator[tuple[str, tuple[Node, ...]]]:
     """The blocks of a node, each with the path segment its children stand under ("" for none)."""
     match node:
-        case WorkflowIR() | LoopNode():
-            yield "", node.body
         case ConditionalNode():
             yield "", node.then
             yield OTHERWISE, node.otherwise
-        case _:
+        case ParallelNode():
+            yield "", node.branches
+        case StageNode() | ResourceNode() | CheckpointNode():
             return
+        case _:
+            yield "", node.body
 
 
 def walk(root: WorkflowIR) -> Iterator[tuple[str, Node]]:
@@ -120,6 +232,33 @@ def walk(root: WorkflowIR) -> Iterator[tuple[str, Node]]:
                 yield from under(path, node)
 
     yield from under("", root)
+
+
+def program_order(root: WorkflowIR) -> Callable[[str, tuple[int, ...]], tuple[int, ...]]:
+    """A key by which addresses (path and visit) sort as if branches ran one after another.
+
+    Level by level, it is a node's place in its block, then the index if the node repeats. Raises
+    `KeyError` for a path that the workflow has not.
+    """
+    ways: dict[str, tuple[int | None, ...]] = {}  # None stands for the next index of the visit
+
+    def under(prefix: str, parent: Node | WorkflowIR, way: tuple[int | None, ...]) -> None:
+        place = 0
+        for segment, block in blocks(parent):
+            base = join(prefix, segment)
+            for node in block:
+                path = join(base, node.name)
+                ways[path] = (*way, place, None) if isinstance(node, REPEATING) else (*way, place)
+                under(path, node, ways[path])
+                place += 1
+
+    under("", root, ())
+
+    def key(path: str, visit: tuple[int, ...]) -> tuple[int, ...]:
+        indices = iter(visit)
+        return tuple(next(indices, -1) if step is None else step for step in ways[path])
+
+    return key
 
 
 def join(base: str, name: str) -> str:
@@ -147,6 +286,8 @@ def fingerprint(ir: WorkflowIR) -> str:
 
 
 _NO_CODE = CodeRef("", "")
+_CODE = ("body", "over", "predicate", "factory", "producer", "stop_when", "limit", "code")
+_BLOCKS = ("body", "branches", "then", "otherwise")
 
 
 def _bare_root(ir: WorkflowIR) -> WorkflowIR:
@@ -154,22 +295,15 @@ def _bare_root(ir: WorkflowIR) -> WorkflowIR:
     return msgspec.structs.replace(ir, body=body, config=None, state=None)
 
 
-def _bare(node: Node) -> Node:
-    """The node without its provenance."""
-    match node:
-        case StageNode():
-            return msgspec.structs.replace(node, body=_NO_CODE)
-        case LoopNode():
-            body = tuple(_bare(child) for child in node.body)
-            return msgspec.structs.replace(node, over=_NO_CODE, body=body)
-        case ConditionalNode():
-            return msgspec.structs.replace(
-                node,
-                predicate=_NO_CODE,
-                then=tuple(_bare(child) for child in node.then),
-                otherwise=tuple(_bare(child) for child in node.otherwise),
-            )
-        case ResourceNode():
-            return msgspec.structs.replace(node, factory=_NO_CODE)
-        case CheckpointNode():
-            return node
+def _bare(node: Any) -> Any:
+    """The node (or reducer) without its provenance."""
+    changes: dict[str, Any] = {}
+    for name in node.__struct_fields__:
+        value = getattr(node, name)
+        if name in _CODE and isinstance(value, CodeRef):
+            changes[name] = _NO_CODE
+        elif name in _BLOCKS:
+            changes[name] = tuple(_bare(child) for child in value)
+        elif name == "merge":
+            changes[name] = {key: _bare(reducer) for key, reducer in value.items()}
+    return msgspec.structs.replace(node, **changes)

@@ -76,6 +76,89 @@ if __name__ == "__main__":
     print("done", flush=True)
 """
 
+BESIDE = """
+import sys
+import numpy as np
+import kitchen
+
+class Model:
+    def __init__(self, rng):
+        self.weights = rng.random(12_000)
+        self.steps = 0
+
+    def update(self, rng):
+        self.weights = self.weights * 0.99 + rng.normal(size=12_000)
+        self.steps += 1
+        return float(self.weights.sum())
+
+    def state_dict(self):
+        print("saving", flush=True)
+        return {"steps": self.steps, "weights": self.weights.copy()}
+
+    def load_state_dict(self, state):
+        self.steps, self.weights = state["steps"], state["weights"].copy()
+
+def told(body):
+    def telling(ctx):
+        given = body(ctx)
+        print(ctx.path, ctx.visit, flush=True)
+        return given
+    return telling
+
+def train(name):
+    def body(ctx):
+        loss = ctx.resources[name].update(ctx.numpy_rng())
+        ctx.record_metric("loss", loss)
+        ctx.append(f"{name}_losses", loss)
+    return told(body)
+
+def batches(ctx):
+    for number in range(6):
+        yield ctx.numpy_rng().random(500) + number
+
+def sample(ctx):
+    return ctx.resources["sampler"].update(ctx.numpy_rng()) + ctx.state.get("learnt", 0)
+
+def learn(ctx):
+    ctx.increment("learnt", ctx.item() / ctx.resources["learner"].update(ctx.numpy_rng()))
+    ctx.append("told", (ctx.index(), ctx.version(), ctx.staleness()))
+
+def digest(ctx):
+    import hashlib
+    for name in ("reader", "learner", "sampler"):
+        model = ctx.resources[name]
+        ctx.state[name] = [hashlib.sha256(model.weights.tobytes()).hexdigest(), model.steps]
+
+@kitchen.workflow
+def beside(wf):
+    for name in ("reader", "learner", "sampler"):
+        wf.resource(name, lambda ctx: Model(ctx.numpy_rng()))
+    with wf.loop("epochs", over=lambda ctx: range(2)):
+        with wf.parallel("sides", max_concurrency=3, merge={"sums": "extend"}):
+            with wf.branch("reads"):
+                with wf.stream_loop("batches", over=batches, prefetch=2):
+                    wf.stage("read", train("reader"))
+            with wf.branch("evaluates"):
+                with wf.parallel("models", over=lambda ctx: range(3), merge={"sums": "extend"}):
+                    wf.resource("own", lambda ctx: Model(ctx.numpy_rng()))
+                    wf.stage("fit", told(lambda ctx: ctx.append(
+                        "sums", ctx.resources["own"].update(ctx.numpy_rng()))))
+        wf.checkpoint("both")
+        with wf.async_loop("off_policy", producer=told(sample), buffer_size=2,
+                           stop_when=lambda ctx: ctx.index() == 5):
+            wf.stage("learn", told(learn))
+            with wf.conditional(lambda ctx: ctx.index() == 2, name="middle"):
+                wf.checkpoint()
+    wf.stage("digest", digest)
+
+if __name__ == "__main__":
+    kitchen.run(beside, store=sys.argv[1], run_id="r", seed=3, if_exists="resume")
+    print("done", flush=True)
+"""
+
+SCRIPTS = {"training": TRAINING, "beside": BESIDE}
+LINES = {"training": (2, 9), "beside": (9, 22)}  # a rewind has to come past its cut at some time
+
 HOLDING = """
 import os, sys
 import kitchen
@@ -131,25 +214,34 @@ def kill_after(process: subprocess.Popen[str], lines: int, word: str = "") -> bo
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The run that nobody killed."""
-    folder = tmp_path_factory.mktemp("whole")
-    process = python([script(folder, TRAINING), "k.db"], folder)
-    assert process.communicate()[0].endswith("done\n")
-    return essence(folder / "k.db")
+    """The runs that nobody killed, by script."""
+    found: dict[str, Any] = {}
+    for name, text in SCRIPTS.items():
+        folder = tmp_path_factory.mktemp("whole")
+        process = python([script(folder, text), "k.db"], folder)
+        out, errors = process.communicate()
+        assert out.endswith("done\n"), errors
+        found[name] = essence(folder / "k.db")
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "word"), [(1, ""), (2, "saving")])
-def test_killed_again_and_again(tmp_path: Path, whole: Any, seed: int, word: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "seed", "word"),
+    [("training", 1, ""), ("training", 2, "saving"), ("beside", 3, ""), ("beside", 4, "saving")],
+)
+def test_killed_again_and_again(
+    tmp_path: Path, whole: Any, name: str, seed: int, word: str
+) -> None:
     """`saving` is told when state is handed out: what is killed then is the writing of blobs."""
     rng = random.Random(seed)
     kills = 0
     # One stage is committed at least between two kills of the first kind; a checkpoint that is
     # killed while it is written has to get through at some time, so those are killed early only.
     while True:
-        lines = rng.randint(2, 9) if not word else rng.randint(1, 2)
-        word = word if kills < 4 else ""
-        process = python([script(tmp_path, TRAINING), "k.db"], tmp_path)
+        lines = rng.randint(1, 2) if word else rng.randint(*LINES[name])
+        word = word if kills < 3 else ""
+        process = python([script(tmp_path, SCRIPTS[name]), "k.db"], tmp_path)
         if not kill_after(process, lines, word):
             break
         kills += 1
@@ -158,7 +250,7 @@ def test_killed_again_and_again(tmp_path: Path, whole: Any, seed: int, word: str
                 assert store.verify() == []
         assert kills < 40
     assert kills >= 3
-    assert essence(tmp_path / "k.db") == whole
+    assert essence(tmp_path / "k.db") == whole[name]
     with open_store(tmp_path / "k.db") as store:
         assert of_type(store, "RunRewound"), "no kill came between a touch and its checkpoint"
         assert not of_type(store, "RewindDiverged")

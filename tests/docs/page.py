@@ -13,6 +13,7 @@
   these; they are counted.
 - Other blocks are `toml`, `json`, `text`, `sql` or `mermaid`, and are not tested. There is no
   `bash`: a command that is shown is a command that is run.
+- ```` ```elixir ```` is what our users knew before. The next block is the same in Python.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _NOTE = re.compile(r"<!-- *(?P<kind>[\w-]+)(?:: *(?P<rest>.*?))? *-->")
 
 
 class Block(NamedTuple):
-    """A fenced block. `kind`: "python", "console", "file", "output", "silent" or "no-test"."""
+    """A fenced block.
+
+    `kind`: "python", "console", "file", "output", "elixir", "silent" or "no-test".
+    """
 
     kind: str
     line: int  # of its first line of content
@@ -80,7 +84,7 @@ def _block(where: str, language: str, note: re.Match[str] | None, line: int, tex
         if kind != "output" and not rest:
             raise ValueError(f"{where}: a {kind} says which or why")
         return Block(kind, line, text, rest)
-    if language in ("python", "console"):
+    if language in ("python", "console", "elixir"):
         return Block(language, line, text)
     if language in SILENT:
         return Block("silent", line, text)

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,16 @@ import pytest
 import kitchen
 from kitchen import errors
 from kitchen.machine import events
-from tests.docs.page import PAGES, ROOT, anchors_of, blocks_of, fits, sections_of, steps_of
+from tests.docs.page import (
+    PAGES,
+    ROOT,
+    Block,
+    anchors_of,
+    blocks_of,
+    fits,
+    sections_of,
+    steps_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +70,20 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
 def test_hardly_anything_is_left_untested() -> None:
     reasons = [f"{named(p)}: {b.rest}" for p in PAGES for b in blocks_of(p) if b.kind == "no-test"]
     assert len(reasons) <= LEFT_ALONE, reasons
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_what_is_shown_in_elixir_is_shown_in_python(page: Path) -> None:
+    following = pairwise([*blocks_of(page), None])
+    alone = [one for one, other in following if one and one.kind == "elixir" and not python(other)]
+    assert alone == []
+
+
+def python(block: Block | None) -> bool:
+    """Whether a block is Python that is run, as a cell or as a file of it."""
+    if block is None:
+        return False
+    return block.kind == "python" or (block.kind == "file" and block.rest.endswith(".py"))
 
 
 # --- what they list --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The workflows of the seed that use stage, loop, conditional, resource and checkpoint."""
+"""The workflows of the guide that every construct is taken from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kitchen.workflow.decorator import workflow
 from kitchen.workflow.stage import Resource, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
 
     from kitchen.workflow.builder import WorkflowBuilder
 
@@ -118,3 +118,117 @@ def conditional_steps(wf: WorkflowBuilder) -> None:
             wf.checkpoint()
         with wf.conditional(lambda ctx: True):
             wf.stage("tail", init)
+
+
+def evaluate(ctx: Any) -> None:
+    """A sync body."""
+
+
+def stream_batches(ctx: Any) -> Generator[list[int]]:
+    yield [1, 2]
+
+
+async def streamed_from_afar(ctx: Any) -> AsyncGenerator[int]:
+    yield 1
+
+
+async def collect_rollouts(ctx: Any) -> list[int]:
+    return [ctx.state.global_step]
+
+
+def done_training(ctx: Any) -> bool:
+    return ctx.state.global_step >= ctx.config.total_steps
+
+
+def splits(ctx: Any) -> list[str]:
+    return ["train", "val"]
+
+
+def workers(ctx: Any) -> int:
+    return 2
+
+
+def latest(before: Any, values: list[Any]) -> Any:
+    return values[-1]
+
+
+@workflow
+def parallel_evals(wf: WorkflowBuilder) -> None:
+    wf.stage("train", train)
+    with wf.parallel(max_concurrency=4):
+        wf.stage("eval_train", evaluate)
+        wf.stage("eval_val", evaluate)
+        wf.stage("eval_test", evaluate)
+    wf.stage("save", Save)
+
+
+@workflow
+def streaming(wf: WorkflowBuilder) -> None:
+    wf.stage("init", init)
+    with wf.stream_loop("batches", over=stream_batches, prefetch=4):
+        wf.stage("train_batch", train)
+    wf.stage("save", Save)
+
+
+@workflow
+def off_policy_rl(wf: WorkflowBuilder) -> None:
+    wf.stage("init", init)
+    with wf.async_loop(
+        "off_policy", producer=collect_rollouts, stop_when=done_training, buffer_size=4
+    ):
+        wf.stage("train_batch", train)
+    wf.stage("save", Save)
+
+
+@workflow(config=Config, state=State)
+def evaluation(wf: WorkflowBuilder) -> None:
+    wf.resource("model", open_session, stateful=False)
+    with wf.parallel(
+        "evals",
+        over=splits,
+        max_concurrency=workers,
+        on_error="finish",
+        merge={"global_step": max},
+    ):
+        wf.stage("eval", evaluate, writes=["global_step"])
+
+
+@workflow(config=Config, state=State)
+def full_training(wf: WorkflowBuilder) -> None:
+    wf.stage("load_dataset", init)
+    wf.resource(SESSION)
+    with wf.loop("epochs", over=epochs_range):
+        with wf.stream_loop("batches", over=stream_batches, prefetch=4):
+            wf.stage("forward_backward", train)
+            wf.stage("optim_step", train)
+        with wf.conditional(should_eval):
+            with wf.parallel(max_concurrency=2, merge={"global_step": latest}):
+                wf.stage("eval_train", evaluate, writes=["global_step"])
+                with wf.branch("eval_val"):
+                    wf.stage("prepare", init)
+                    wf.stage("score", evaluate)
+                wf.include(evaluation, name="eval_all")
+        with wf.conditional(should_checkpoint):
+            wf.checkpoint()
+    with wf.async_loop(
+        "off_policy",
+        collect_rollouts,
+        done_training,
+        producers=2,
+        pacing="free",
+        max_staleness=3,
+    ):
+        wf.stage("train_batch", train)
+    wf.stage("cleanup", init)
+
+
+ALL = (
+    custom_training,
+    epoch_loop,
+    conditional_steps,
+    parallel_evals,
+    streaming,
+    off_policy_rl,
+    evaluation,
+    full_training,
+)

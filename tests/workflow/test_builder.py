@@ -27,7 +27,7 @@ from kitchen.workflow.ir import (
     StageNode,
 )
 from kitchen.workflow.stage import Resource, Stage
-from tests.strategies import build_workflow, nothing, workflow_irs
+from tests.strategies import bound_keys, build_workflow, nothing, workflow_irs
 from tests.workflow import samples
 
 
@@ -332,18 +332,21 @@ def test_calling_a_workflow_is_an_error() -> None:
         samples.custom_training()
 
 
-@given(workflow_irs())
+every_ir = workflow_irs() | workflow_irs(max_nodes=20, max_depth=5, concurrent=True)
+
+
+@given(every_ir)
 def test_the_builder_says_what_the_ir_says(drawn: ir.WorkflowIR) -> None:
     built = build_workflow(drawn)
     assert tuple(map(shape, built.ir.body)) == tuple(map(shape, drawn.body))
     assert built.fingerprint == ir.fingerprint(drawn)
-    bound = {path for path, node in ir.walk(drawn) if not isinstance(node, CheckpointNode)}
-    assert set(built.bindings) == bound
+    assert set(built.bindings) == {key for key, _ in bound_keys(drawn)}
     paths = [path for path, _ in ir.walk(drawn)]
     assert len(paths) == len(set(paths))
+    assert set(built.sites) == {"", *paths}
 
 
-@given(workflow_irs())
+@given(every_ir)
 def test_json_and_back_is_the_identity(drawn: ir.WorkflowIR) -> None:
     text = ir.to_json(drawn)
     assert ir.from_json(text) == drawn

@@ -41,7 +41,7 @@ AROUND = {
     "a workflow as a body": (
         "@workflow\ndef a(wf): wf.stage('a', work)\n@workflow\ndef b(wf): wf.stage('a', a)  # <-",
         "is the workflow 'a'",
-        "cannot be put into another yet",
+        r"wf\.include\(a, name='a'\)",
     ),
     "called": (
         "@workflow\ndef a(wf): wf.stage('a', work)\na({'epochs': 3})  # <-",
@@ -144,7 +144,9 @@ def test_a_typo_in_a_method(tmp_path: Path) -> None:
         load(tmp_path, in_workflow("wf.stages('a', work)"))
     line = PRELUDE.count("\n") + 3
     assert re.match(rf".*user_module_\d+\.py:{line}: ", str(caught.value))
-    with pytest.raises(AttributeError, match="there are stage, loop, conditional, otherwise"):
+    with pytest.raises(
+        AttributeError, match="there are stage, loop, stream_loop, async_loop, cond"
+    ):
         load(tmp_path, in_workflow("wf.zzz('a', work)"))
 
 

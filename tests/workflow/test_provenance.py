@@ -28,7 +28,7 @@ DUMP = """
 import json
 from kitchen.workflow import ir
 from tests.workflow import samples
-for built in (samples.custom_training, samples.epoch_loop, samples.conditional_steps):
+for built in samples.ALL:
     print(json.dumps([built.fingerprint, ir.to_json(built.ir).decode(), built.to_mermaid()]))
 """
 
@@ -50,13 +50,14 @@ def test_the_same_in_every_process(seed: str) -> None:
     ).stdout
     assert [json.loads(line) for line in printed.splitlines()] == [
         [built.fingerprint, ir.to_json(built.ir).decode(), built.to_mermaid()]
-        for built in (samples.custom_training, samples.epoch_loop, samples.conditional_steps)
+        for built in samples.ALL
     ]
 
 
 def test_the_fingerprint_of_a_known_workflow() -> None:
     # Runs are resumed by it: if this changes, every stored run says that its workflow changed.
     assert samples.conditional_steps.fingerprint == "25cf6ed182e8d8e3"
+    assert samples.full_training.fingerprint == "f899e2b75a6ea087"
 
 
 SOURCE = """

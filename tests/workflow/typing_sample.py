@@ -95,6 +95,19 @@ def should_eval(ctx: Context) -> bool: ...
 def adapters(config: Config) -> dict[str, object]: ...
 
 
+def stream(ctx: Context) -> Generator[int]:
+    yield 1
+
+
+async def stream_from_afar(ctx: Context) -> AsyncGenerator[int]:
+    yield 1
+
+
+async def collect(ctx: Context) -> list[int]: ...
+def workers(ctx: Context) -> int: ...
+def latest(before: float, values: list[float]) -> float: ...
+
+
 class Save(Stage):
     async def execute(self, ctx: Context) -> None: ...
 
@@ -105,6 +118,10 @@ def bare(wf: WorkflowBuilder) -> None: ...
 
 @workflow()
 def called(wf: WorkflowBuilder) -> None: ...
+
+
+@workflow(config=Config)
+def config_only(wf: WorkflowBuilder) -> None: ...
 
 
 @workflow(config=Config, state=State, adapters=adapters, seed_globals=True, name="nightly")
@@ -119,12 +136,25 @@ def training(wf: WorkflowBuilder) -> None:
             wf.stage("evaluate", evaluate)
         with wf.otherwise():
             wf.checkpoint("cut")
+    with wf.stream_loop("streamed", over=stream, prefetch=4):
+        wf.stage("train", train, writes={"global_step"})
+    with wf.stream_loop("from_afar", over=stream_from_afar):
+        wf.stage("train", train, writes=("global_step",))
+    with wf.async_loop("off_policy", collect, stop_when=should_eval, pacing="free"):
+        wf.stage("train", train)
+    with wf.parallel(max_concurrency=2, merge={"a": "sum", "b": max, "c": latest}):
+        with wf.branch("one"):
+            wf.stage("train", train)
+    with wf.parallel("each", over=epochs, max_concurrency=workers, on_error="finish"):
+        wf.stage("train", train)
+    wf.include(bare)
+    wf.include(config_only, name="again")
+    wf.include(train)  # pyright: ignore[reportArgumentType]
+    wf.parallel(merge={"a": "summ"})  # pyright: ignore[reportArgumentType]
+    wf.parallel(on_error="stop")  # pyright: ignore[reportArgumentType]
+    wf.async_loop("a", collect, should_eval, pacing="slow")  # pyright: ignore[reportArgumentType]
     wf.stages("typo", train)  # pyright: ignore[reportAttributeAccessIssue]
     wf.stage("typo", train, retry=3)  # pyright: ignore[reportCallIssue]
-
-
-@workflow(config=Config)
-def config_only(wf: WorkflowBuilder) -> None: ...
 
 
 @workflow(state=State)

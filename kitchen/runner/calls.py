@@ -1,0 +1,140 @@
+"""Calls: where user code is called, and with what.
+
+Rules:
+
+1. User code gets a context of its own, over the state as it may see it from where it stands.
+2. A sync stage body runs in a worker thread unless it was declared `thread=False`; so do `over`,
+   producers and factories. A predicate runs inline: it is asked often and should look, not work.
+3. How many threads run is the kernel's business (branches, producers), so no limit is set here.
+4. Global generators are seeded before what runs alone; side by side, nobody could tell whose
+   numbers are whose.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+
+from kitchen.errors import WorkflowError
+from kitchen.machine import lanes
+from kitchen.machine.cells import no_blobs
+from kitchen.machine.codec import Codec
+from kitchen.machine.events import Address
+from kitchen.machine.state import Cell, Core
+from kitchen.runner import randomness
+from kitchen.runner.attempt import Attempt
+from kitchen.runner.context import Context
+from kitchen.runner.failure import balanced
+from kitchen.runner.scope import Scope, config_untouched
+from kitchen.workflow.ir import StageNode
+from kitchen.workflow.stage import Stage
+
+_PLAIN = Codec()
+_NONE: Mapping[str, Any] = {}
+
+
+class Calls:
+    """Calls the user code of one execution. `running`: the attempts of stages, by address."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self.running: dict[Address, Attempt] = {}
+        self._async: dict[str, bool] = {}
+        self._frozen_options: dict[int, Mapping[str, Any]] = {}
+        self._threads: CapacityLimiter | None = None
+
+    def attempt(
+        self,
+        address: Address,
+        number: int = 0,
+        kind: str = "stage",
+        data: Mapping[str, Cell] | None = None,
+        writes: tuple[str, ...] | None = None,
+    ) -> Attempt:
+        """An attempt at an address, over the state as it is seen from there now, or over `data`."""
+        scope = self._scope
+        seen = self.view(scope.journal.state.core, address) if data is None else data
+        return Attempt(address, number, seen, scope.codec, scope.journal.fetch, kind, writes)
+
+    def view(self, core: Core, address: Address) -> Mapping[str, Cell]:
+        """The state as it is, or was, seen from an address."""
+        return lanes.view(self._scope.journal.program, core, address)
+
+    async def call(
+        self,
+        key: str,
+        attempt: Attempt,
+        options: Mapping[str, Any] = _NONE,
+        *,
+        thread: bool = True,
+        awaited: bool = True,
+        abandon: bool = False,
+    ) -> Any:
+        """Call what is bound to a key. `abandon`: its thread is not waited for if the call is
+        cancelled."""
+        binding = self._scope.binding(key)
+        body: Any = binding.execute if isinstance(binding, Stage) else binding
+        ctx: Context[Any, Any] = Context(self._scope, attempt, options)
+        is_async = self._async.get(key)
+        if is_async is None:
+            is_async = self._async[key] = _is_async(body)
+        if self._scope.workflow.ir.seed_globals and self._alone(attempt.address):
+            randomness.seed_globals(randomness.derive(self._scope.seed, attempt.address))
+        if is_async and awaited:
+            return await balanced(body(ctx))
+        if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread
+            (result,) = await self.in_thread(lambda: (body(ctx),), abandon=abandon)
+        else:
+            result = body(ctx)
+        return await balanced(result) if awaited and inspect.isawaitable(result) else result
+
+    async def in_thread(self, work: Any, *, abandon: bool = False) -> Any:
+        """Do something in a worker thread."""
+        if self._threads is None:
+            self._threads = CapacityLimiter(math.inf)
+        return await to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=self._threads)
+
+    async def ask(self, key: str, attempt: Attempt, *, thread: bool) -> Any:
+        """Call what may only look, and end the attempt."""
+        try:
+            result = await self.call(key, attempt, thread=thread)
+            self.check_untouched(attempt)
+            return result
+        finally:
+            attempt.seal()
+
+    def check_untouched(self, attempt: Attempt) -> None:
+        """Raises where what may only look has changed the config, or an object of the state."""
+        attempt.finish()
+        self.check_config()
+
+    def check_config(self) -> None:
+        """Raises `WorkflowError` where user code has changed the config."""
+        if not config_untouched(self._scope):
+            raise WorkflowError(
+                "the config was changed in place",
+                hint="the config is a run's immutable input; what changes belongs into ctx.state",
+            )
+
+    def options(self, node: StageNode) -> Mapping[str, Any]:
+        """A stage's options, frozen: the program that they come from serves other runs too."""
+        if not node.options:
+            return node.options
+        known = self._frozen_options.get(id(node))
+        if known is None:
+            text = _PLAIN.encode(node.options, where="options").json
+            known = self._frozen_options[id(node)] = _PLAIN.decode(text, no_blobs, key="options")
+        return known
+
+    def _alone(self, address: Address) -> bool:
+        return address.path not in self._scope.journal.program.lanes
+
+
+def _is_async(body: Any) -> bool:
+    return inspect.iscoroutinefunction(getattr(body, "func", body)) or inspect.iscoroutinefunction(
+        getattr(body, "__call__", None)  # noqa: B004  (an object whose __call__ is async)
+    )
