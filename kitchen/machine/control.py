@@ -20,7 +20,7 @@ from kitchen.machine.chart import Program
 from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.lanes import lane_at, owner_of
 from kitchen.machine.layout import Role
-from kitchen.machine.state import ACTIVE, Control, Feed, Fork, Frame, Made, Place
+from kitchen.machine.state import ACTIVE, Control, Feed, Fork, Frame, Halt, Made, Place
 from kitchen.machine.tokens import illegal, land, leave, move
 from kitchen.workflow.ir import AsyncLoopNode, ParallelNode, ParallelOverNode
 
@@ -321,7 +321,7 @@ def _failed(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     parallel = _parallel_of(program, branch)
     if parallel not in control.forks or branch in control.halted:
         raise illegal(program, control, fact, seq, "a branch that is running")
-    control.halted[branch] = event.failure
+    control.halted[branch] = Halt(event.failure, event.at)
     return ()
 
 

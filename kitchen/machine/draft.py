@@ -330,7 +330,7 @@ class Draft:
             node = self.program.nodes[parallel.path]
             assert isinstance(node, ParallelNode | ParallelOverNode)
             if node.on_error == "finish":
-                self._halt(branch, failure)
+                self._halt(branch, address, failure)
                 return
             branch = self._branch(parallel)
         self.end(address, failure)
@@ -345,22 +345,22 @@ class Draft:
         found = [at for lane, at in lanes.around(self.program, address) if lane.data]
         return found[-1] if found else None
 
-    def _halt(self, branch: Address, failure: E.Failure) -> None:
+    def _halt(self, branch: Address, at: Address, failure: E.Failure) -> None:
         """End a branch whose siblings go on, and begin the next in its place."""
         self.interrupt_attempts(branch)
-        self.emit(E.BranchFailed(failure), *branch)
+        self.emit(E.BranchFailed(failure, at), *branch)
         self.commands = [c for c in self.commands if not within(c.address, branch)]
         self.fill(self._parallel(branch))
 
     def _first_failure(self, parallel: Address) -> tuple[Address, E.Failure]:
-        """Of the branches that failed, the first in branch order."""
+        """Where and why the first of the branches failed that did, in branch order."""
         order = {
             branch_address(self.program, parallel, index): index
             for index in range(self.control.forks[parallel].total)
         }
         failed = [at for at in self.control.halted if is_branch_of(at, parallel)]
-        first = min(failed, key=lambda at: order[at])
-        return first, self.control.halted[first]
+        failure, at = self.control.halted[min(failed, key=lambda at: order[at])]
+        return at, failure
 
     def interrupt_attempts(self, inside: Address | None = None) -> None:
         """Tell that running attempts end without an outcome: all, or those in a branch."""

@@ -300,9 +300,10 @@ class BranchCompleted(Event, frozen=True):
 
 
 class BranchFailed(Event, frozen=True):
-    """A branch failed, and its siblings go on (`on_error="finish"`)."""
+    """A branch failed, and its siblings go on (`on_error="finish"`). `at`: the place in it."""
 
     failure: Failure
+    at: Address = Address("")
 
 
 class BranchesJoined(Event, frozen=True):

@@ -134,19 +134,21 @@ def to_merge(program: Program, core: Core, parallel: Address) -> list[str]:
 
 
 def instance(program: Program, address: Address, name: str) -> str:
-    """The name of a resource opened there: each item of a `parallel(over=…)` has its own."""
-    if address.path not in program.lanes:
-        return name
-    indices = [at.visit[-1] for lane, at in around(program, address) if lane.many]
-    return f"{name}[{','.join(map(str, indices))}]" if indices else name
+    """The name of a resource opened there: each branch, and each item of a `parallel(over=…)`, has
+    its own."""
+    return next(names_seen(program, address, name))
 
 
 def names_seen(program: Program, address: Address, name: str) -> Iterator[str]:
     """What a resource may be called as seen from there, the nearest first."""
     if address.path in program.lanes:
-        indices = [at.visit[-1] for lane, at in around(program, address) if lane.many]
-        for depth in range(len(indices), 0, -1):
-            yield f"{name}[{','.join(map(str, indices[:depth]))}]"
+        inside = [
+            str(at.visit[-1]) if lane.many else at.path.rpartition("/")[2]
+            for lane, at in around(program, address)
+            if lane.data
+        ]
+        for depth in range(len(inside), 0, -1):
+            yield f"{name}[{','.join(inside[:depth])}]"
     yield name
 
 
@@ -230,7 +232,7 @@ def told(program: Program, found: Conflict) -> Failure:
         hint = "put what has to be seen into ctx.state, where it is found as of the " + (
             'production\'s turn; or let chance decide with pacing="free"'
             if looped
-            else "begin of the parallel; or let one branch do both"
+            else "beginning of the parallel; or let one branch do both"
         )
     elif not isinstance(program.nodes[parallel], AsyncLoopNode):
         message = f"two branches of the parallel {parallel!r} touch the resource {name!r}: {names}"

@@ -15,7 +15,6 @@ from msgspec import Raw
 from kitchen.errors import HistoryError
 from kitchen.machine.events import (
     Address,
-    Failure,
     RunStarted,
     from_json,
     to_json,
@@ -28,6 +27,7 @@ from kitchen.machine.state import (
     Feed,
     Fork,
     Frame,
+    Halt,
     Place,
     Remembered,
     ResourceState,
@@ -62,7 +62,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     memo: list[tuple[Address, str, Raw]]
     forks: list[tuple[Address, Fork]]
     feeds: list[tuple[Address, Feed]]
-    halted: list[tuple[Address, Failure]]
+    halted: list[tuple[Address, Halt]]
     parked: tuple[Address, ...]
     overlays: list[tuple[Address, list[_Change]]]
     claims: list[tuple[Address, dict[str, Address]]]

@@ -193,6 +193,13 @@ class ResourceState(NamedTuple):
     lost: bool = False
 
 
+class Halt(NamedTuple):
+    """Why a branch does not go on, and where in it that was."""
+
+    failure: Failure
+    at: Address
+
+
 @dataclass(slots=True)
 class Control:
     """Where the run stands: tokens, and what is known of the loops and parallels around them.
@@ -206,7 +213,7 @@ class Control:
     frames: dict[Address, Frame] = field(default_factory=dict[Address, Frame])
     forks: dict[Address, Fork] = field(default_factory=dict[Address, Fork])
     feeds: dict[Address, Feed] = field(default_factory=dict[Address, Feed])
-    halted: dict[Address, Failure] = field(default_factory=dict[Address, Failure])
+    halted: dict[Address, Halt] = field(default_factory=dict[Address, Halt])
     parked: tuple[Address, ...] = ()
 
     def copy(self) -> Control:

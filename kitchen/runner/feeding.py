@@ -5,8 +5,8 @@ Rules:
 1. A stream belongs to its loop: opened when its first item is asked for, in a task of its own,
    closed when the loop is left. After a crash it is opened again, over the state as of entry, and
    moved on to where the body is.
-2. A stream's `over` may not reach stateful resources: it reads ahead, at a pace that checkpoints
-   do not know. Nor may a resource be a source.
+2. A stream's `over` may not reach stateful resources, not even by a peek: it reads ahead, at a pace
+   that nobody knows. Nor may a resource be a source.
 3. A production sees the state that its number says, a copy of which is kept for it.
 4. An item that is produced must last: what cannot be encoded is refused.
 """

@@ -29,7 +29,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from kitchen.errors import KitchenError, StoreError
+from kitchen.errors import IllegalOutcome, KitchenError, StoreError
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
 from kitchen.machine import feeds
@@ -146,6 +146,11 @@ class Execution:
             if self._ending:
                 self._ending = False
                 self._cancel_unwanted()
+        if self.scope.journal.state.status == ACTIVE and self.stop_signal is None:
+            raise IllegalOutcome(
+                f"run {self.scope.run_id!r} waits for nothing, and has not ended",
+                hint="this is a fault of kitchen; please report it with the log",
+            )
 
     def _alone(self, command: Command) -> bool:
         """Whether to perform a lone command here: not what may wait long for an item."""

@@ -14,7 +14,8 @@ Rules:
 4. Anything with `state_dict` and `load_state_dict` is stateful unless it was declared not to be.
    One that has neither and was not declared `stateful=False` cannot be resumed: the first touch
    warns.
-5. Each item of a `parallel(over=…)` has resources of its own: `model[2]`, read as `model` there.
+5. Each branch, and each item of a `parallel(over=…)`, has resources of its own: `model[2]` or
+   `model[left]`, read as `model` there.
 """
 
 from __future__ import annotations
@@ -123,6 +124,10 @@ class LiveResources:
 
     def __contains__(self, name: object) -> bool:
         return name in self._open
+
+    def stateful(self, names: Iterable[str]) -> bool:
+        """Whether any of these is stateful."""
+        return any(self._open[name].stateful for name in names)
 
     def holding(self, value: object) -> list[str]:
         """The names of the resources that are this object."""
@@ -290,13 +295,6 @@ class Resources:
         Raises `UnknownResource`.
         """
         live = self._get(key)
-        if self._attempt.kind == "stream" and live.stateful:
-            raise ResourceError(
-                f"the `over` of the stream {spell(*self._attempt.address)} reaches for the stateful "
-                f"resource {live.name!r}: it reads ahead, at a pace that checkpoints do not know",
-                hint="use ctx.resources.peek if it is only looked at; a loader is made in over= "
-                "itself, which resumes it by its state_dict",
-            )
         self._attempt.touch(live.reach)
         if self._attempt.kind != "factory":
             self._live.mark_worked(live.reach)
@@ -312,9 +310,10 @@ class Resources:
         return live.value
 
     def peek(self, key: Resource[T] | str) -> T:
-        """The live object, for looking only: this does not touch it, so do not change it."""
+        """The live object, for looking only: this does not touch it, so do not change it. Beside
+        others, nobody else may touch it, nor what it is tied to."""
         live = self._get(key)
-        self._attempt.peeked.add(live.name)
+        self._attempt.peeked |= live.reach
         return live.value
 
     def __contains__(self, key: object) -> bool:
@@ -325,4 +324,13 @@ class Resources:
         self._attempt.check_live()
         name = key.name if isinstance(key, Resource) else key
         nearest = next((near for near in self._names(name) if near in self._live), name)
-        return self._live.get(nearest)
+        live = self._live.get(nearest)
+        if self._attempt.kind == "stream" and self._live.stateful(live.reach):
+            raise ResourceError(
+                f"the `over` of the stream {spell(*self._attempt.address)} reaches for the resource "
+                f"{name!r}, which is or holds something stateful: a stream reads ahead, at a pace "
+                "that neither stages nor checkpoints know",
+                hint="make a loader in over= itself, which resumes it by its state_dict; put what "
+                "else the source needs into ctx.state, before the loop",
+            )
+        return live

@@ -104,7 +104,8 @@ class Assembly:
             self._refuse_item(name, f"{kind} {name!r}", site)
 
     def claim_resource(self, name: str, site: Site) -> None:
-        """Refuses a resource name that is taken anywhere in the workflow."""
+        """Refuses a resource name that is taken in this block or in one around it: of two that are
+        open at once, only one could be reached. Blocks beside each other may use the same."""
         self.claim(name, "resource", site)
         self._refuse_resource(name, f"resource {name!r}", site)
         if self._top.forks:
@@ -183,8 +184,6 @@ class Assembly:
         scope = inclusion.scope_of(included, name, site)
         for path, node in walk(included.ir):
             self._refuse_included(included, path, node, site)
-            if isinstance(node, ResourceNode):
-                scope.resources[node.name] = site
         body = tuple(scope.nodes)
         self._settle(scope, IncludeNode(name=name, workflow=included.name, body=body))
 
@@ -270,7 +269,7 @@ class Assembly:
                     site,
                     f"{what}: the name is taken by the resource of "
                     f"{scope.resources[name].seen_from(site)}",
-                    "resource names are unique in the whole workflow; declare it once, in the "
+                    "while the one is open, the other could not be reached; declare it once, in the "
                     "outermost block that uses it, or give one of the two another name",
                 )
 

@@ -117,4 +117,3 @@ class Scope:
             self.bindings[inner.segment + path if own else join(inner.segment, path)] = binding
         for key, written in inner.writes.items():
             self.writes.setdefault(key, written.under(inner.segment))
-        self.resources |= inner.resources

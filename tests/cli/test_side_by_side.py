@@ -61,7 +61,7 @@ def wide(wf):
 def test_a_run_that_fails_among_branches(kitchen: Kitchen) -> None:
     kitchen.folder.joinpath("wide.py").write_text(textwrap.dedent(WORKFLOW))
     failed = kitchen("run", "wide:wide", "--id", "w", code=1)
-    assert "run 'w' failed at both/other" in failed.stderr
+    assert "run 'w' failed at both/other/fails" in failed.stderr
     assert "ValueError: not today" in failed.stderr
 
     log = kitchen("log", "w").stdout

@@ -199,6 +199,29 @@ def test_two_items_that_write_one_key() -> None:
     assert told.message == "two branches of the parallel 'p' write state['k']: p[0] and p[1]"
 
 
+@pytest.mark.parametrize("name", ["box", "lid"])
+@pytest.mark.parametrize("order", [("look", "touch"), ("touch", "look")])
+def test_one_branch_peeks_at_what_another_touches(name: str, order: tuple[str, str]) -> None:
+    """Also through what is made from it; in either order."""
+
+    def look(ctx: Any) -> None:
+        ctx.state["seen"] = ctx.resources.peek(name) is not None
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box(2))
+        wf.resource("lid", lambda ctx: [ctx.resources.peek("box")], stateful=False)
+        with wf.parallel("p", max_concurrency=1):
+            for stage in order:
+                wf.stage(stage, stages[stage])
+
+    stages: dict[str, Any] = {"look": look, "touch": lambda ctx: ctx.resources["box"].add()}
+    told = failure(flow(build))
+    assert told.type == "BranchConflict"
+    assert " and ".join(f"p/{stage}" for stage in order) in told.message
+    assert "'box'" in told.message
+    assert "ctx.state" in told.hint
+
+
 def test_two_branches_that_touch_one_resource() -> None:
     def build(wf: Any) -> None:
         wf.resource("box", lambda ctx: Box())

@@ -346,10 +346,28 @@ def test_a_stateful_resource_is_out_of_reach() -> None:
     over: Any = lambda ctx: range(int(ctx.resources["box"].add()))  # noqa: E731
     told = failure(flow(build))
     assert told.type == "ResourceError"
-    assert "reads ahead, at a pace that checkpoints do not know" in told.message
-    assert "ctx.resources.peek" in told.hint
+    assert (
+        "a stream reads ahead, at a pace that neither stages nor checkpoints know" in told.message
+    )
+    assert "make a loader in over= itself" in told.hint
     over = lambda ctx: range(int(ctx.resources.peek("box").value))  # noqa: E731
-    assert done(flow(build)).state == {"taken": [0, 1]}
+    assert failure(flow(build)).message == told.message
+
+
+def test_a_stateful_resource_is_out_of_reach_through_another() -> None:
+    """What was made from it may hold it."""
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box(2))
+        wf.resource("lid", lambda ctx: [ctx.resources.peek("box")], stateful=False)
+        wf.resource("free", lambda ctx: [1, 2, 3], stateful=False)
+        with wf.stream_loop("st", over=over):
+            wf.stage("s", take)
+
+    over: Any = lambda ctx: ctx.resources.peek("lid")[0:0]  # noqa: E731
+    assert "'lid', which is or holds something stateful" in failure(flow(build)).message
+    over = lambda ctx: iter(ctx.resources["free"])  # noqa: E731
+    assert done(flow(build)).state == {"taken": [1, 2, 3]}
 
 
 class Opaque:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kitchen.errors import WorkflowError
+from kitchen.workflow import ir
+from kitchen.workflow.decorator import workflow
+from tests.strategies import nothing
 from tests.workflow.user_modules import PRELUDE, fails, in_workflow, load
 
 if TYPE_CHECKING:
@@ -94,10 +97,7 @@ TAKEN = {
     "stage after loop": (
         "with wf.loop('a', items):  # <1\n  wf.stage('a', work)\nwf.stage('a', work)  # <-"
     ),
-    "resource": (
-        "with wf.loop('l', items):\n  wf.resource('r', opened)  # <1\n"
-        "with wf.loop('m', items):\n  wf.resource('r', opened)  # <-"
-    ),
+    "resource": "wf.resource('r', opened)  # <1\nwf.resource('r', opened)  # <-",
     "resource around": (
         "wf.resource('r', opened)  # <1\n"
         "with wf.loop('m', items):\n  wf.resource('r', opened)  # <-"
@@ -113,6 +113,23 @@ TAKEN = {
 def test_both_lines_of_a_name_are_told(source: str, tmp_path: Path) -> None:
     told, _, marks = fails(tmp_path, in_workflow(source))
     assert f"line {marks['1']}" in told
+
+
+def test_blocks_beside_each_other_may_have_resources_of_one_name() -> None:
+    """They are never open at once, but in a parallel, where each branch has its own."""
+
+    @workflow
+    def beside(wf: Any) -> None:
+        with wf.loop("l", over=nothing):
+            wf.resource("r", nothing)
+        with wf.parallel():
+            for name in "ab":
+                with wf.branch(name):
+                    wf.resource("r", nothing)
+        wf.resource("r", nothing)
+
+    paths = [path for path, node in ir.walk(beside.ir) if isinstance(node, ir.ResourceNode)]
+    assert paths == ["l/r", "parallel/a/r", "parallel/b/r", "r"]
 
 
 def test_two_conditionals_of_one_predicate(tmp_path: Path) -> None:
