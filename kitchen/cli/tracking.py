@@ -180,8 +180,21 @@ def announcement(
         case E.RewindDiverged() as event:
             where = tracker.spelled(Address(fact.path, fact.visit))
             return f"what runs again differs from what was recorded: {where}, {event.key}"
+        case E.BranchFailed() as event:
+            return f"{tracker.spelled(event.at)} failed: {_gist(event.failure)}; the others go on"
+        case E.RunFailed() as event:
+            left = [f for f in facts if isinstance(f.event, E.StageInterrupted)]
+            if not left:
+                return None
+            where = tracker.spelled(Address(fact.path, fact.visit))
+            others = ", ".join(tracker.spelled(Address(f.path, f.visit)) for f in left)
+            return f"{where} failed: {_gist(event.failure)}; waiting for {others} to come back"
         case _:
             return None
+
+
+def _gist(failure: E.Failure) -> str:
+    return " ".join(f"{failure.type}: {failure.message}".split())[:200]
 
 
 def resumed_line(run_id: str, facts: Sequence[Fact], state: State) -> str | None:

@@ -220,10 +220,23 @@ def _cell(program: Program, state: State, fact: Fact) -> Cell:
 
 def _write(program: Program, state: State, fact: Fact, cell: Cell | None) -> None:
     event: Any = fact.event
-    if cell is not None and not state.core.overlays:  # the common case, without an address
-        state.core.data[event.key] = cell
-    else:
-        lanes.write(program, state.core, Address(fact.path, fact.visit), event.key, cell)
+    core = state.core
+    if cell is not None and not core.overlays:  # the common case, without an address
+        core.data[event.key] = cell
+        return
+    address = Address(fact.path, fact.visit)
+    _refuse_clash(program, state, fact, address, [event.key])
+    lanes.write(program, core, address, event.key, cell)
+
+
+def _refuse_clash(
+    program: Program, state: State, fact: Fact, address: Address, keys: Iterable[str]
+) -> None:
+    """What `decide` never lets happen, but a `merge` that was there when this was recorded did."""
+    clash = lanes.conflict(program, state.core, address, keys)
+    if clash is not None:
+        expected = f"that {lanes.told(program, clash).message} does not happen"
+        raise illegal(program, state.core.control, fact, state.seq, expected)
 
 
 def _begun(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -233,7 +246,12 @@ def _begun(_program: Program, state: State, fact: Fact, _recall: Recall) -> None
 def _joined(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
     merged = {key: Cell(value) for key, value in event.merged.items()}
-    lanes.join(program, state.core, Address(fact.path, fact.visit), merged)
+    address = Address(fact.path, fact.visit)
+    written = [
+        key for _, overlay in lanes.branches(program, state.core, address) for key in overlay
+    ]
+    _refuse_clash(program, state, fact, address, written)
+    lanes.join(program, state.core, address, merged)
     if not state.core.overlays:
         state.core.stains = ()
 

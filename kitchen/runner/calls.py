@@ -30,6 +30,7 @@ from kitchen.runner.attempt import Attempt
 from kitchen.runner.context import Context
 from kitchen.runner.failure import balanced
 from kitchen.runner.scope import Scope, config_untouched
+from kitchen.runner.threads import in_own_thread
 from kitchen.workflow.ir import StageNode
 from kitchen.workflow.stage import Stage
 
@@ -93,10 +94,12 @@ class Calls:
         return await balanced(result) if awaited and inspect.isawaitable(result) else result
 
     async def in_thread(self, work: Any, *, abandon: bool = False) -> Any:
-        """Do something in a worker thread."""
+        """Do something in a worker thread; in one that may be left behind, with `abandon`."""
+        if abandon:
+            return await in_own_thread(work)
         if self._threads is None:
             self._threads = CapacityLimiter(math.inf)
-        return await to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=self._threads)
+        return await to_thread.run_sync(work, limiter=self._threads)
 
     async def ask(self, key: str, attempt: Attempt, *, thread: bool) -> Any:
         """Call what may only look, and end the attempt."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from kitchen.errors import ItemsError, WorkflowError
+from kitchen.errors import ItemsError, KitchenError, WorkflowError
 from kitchen.machine import cells, lanes
 from kitchen.machine import commands as C
 from kitchen.machine.events import Address, spell
@@ -25,6 +25,7 @@ from kitchen.machine.state import Cell
 from kitchen.runner import items, merge
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
+from kitchen.runner.declared import fit
 from kitchen.runner.outcome import Performed
 from kitchen.runner.scope import Scope
 from kitchen.runner.surroundings import Surroundings
@@ -88,9 +89,21 @@ class Entering:
             if reducer.code is not None:
                 function = self._scope.binding(reducer_key(address.path, key))
             before = self._read(key, seen.get(key))
-            reduced = await self._calls.in_thread(
-                partial(merge.reduce, reducer.name, function, key, before, values)
-            )
+            try:
+                reduced = await self._calls.in_thread(
+                    partial(merge.reduce, reducer.name, function, key, before, values)
+                )
+            except KitchenError:
+                raise
+            except Exception as error:
+                raise WorkflowError(
+                    f"the reducer {reducer.name} of state[{key!r}], called where the parallel "
+                    f"{spell(*address)} is joined, failed: {type(error).__name__}: {error}",
+                    hint="it is called with the value at the fork (None if there was none) and the "
+                    "list of what the branches gave; mend it, then resume the run",
+                ) from error
+            if key in self._scope.fields:
+                reduced = fit(key, reduced, self._scope.fields[key])
             encoded = self._scope.codec.encode(reduced, where=f"state[{key!r}]")
             merged[key] = Raw(encoded.json)
             blobs.update(encoded.blobs)

@@ -7,9 +7,11 @@ to resume; reading commands never come here.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +39,7 @@ def workflow_at(target: str) -> Workflow[Any, Any]:
     for part in name.split(".") if name else ():
         found = getattr(found, part, None)
     if isinstance(found, Workflow):
-        return found  # pyright: ignore[reportUnknownVariableType]
+        return _named(found, module, name)  # pyright: ignore[reportUnknownArgumentType]
     what = (
         f"is a {type(found).__name__}, not a workflow"
         if name and found is not None
@@ -50,6 +52,24 @@ def workflow_at(target: str) -> Workflow[Any, Any]:
         else (f"workflows in {module_name}: {', '.join(workflows) or 'none'}")
     )
     raise UnknownWorkflow(f"{target}: the workflow {name!r} {what}", hint=there)
+
+
+def _named(workflow: Workflow[Any, Any], module: ModuleType, name: str) -> Workflow[Any, Any]:
+    """The workflow, locatable by the name that led to it: a function that made it has none."""
+    if "<locals>" not in workflow.locator.qualname:
+        return workflow
+    locator = Locator(module.__name__, name, getattr(module, "__file__", None) or "")
+    return dataclasses.replace(workflow, locator=locator)
+
+
+def locator_of(workflow: Workflow[Any, Any]) -> Locator:
+    """Where a later process finds a workflow; one that a function made, by its name in the module."""
+    module = sys.modules.get(workflow.locator.module)
+    if "<locals>" in workflow.locator.qualname and module is not None:
+        for name, value in vars(module).items():
+            if value is workflow:
+                return _named(workflow, module, name).locator
+    return workflow.locator
 
 
 def _module(name: str) -> ModuleType:
@@ -74,9 +94,17 @@ def _module(name: str) -> ModuleType:
 
 def _broken(name: str, error: Exception) -> UnknownWorkflow:
     return UnknownWorkflow(
-        f"importing {name} failed: {type(error).__name__}: {error}",
+        f"importing {name} failed{_at(error)}: {type(error).__name__}: {error}",
         hint="run again with --debug for the traceback",
     )
+
+
+def _at(error: Exception) -> str:
+    """The last line of the user's own code that the error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).resolve().parents[1])
+    own = [f for f in frames if not f.filename.startswith((ours, "<frozen"))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -26,6 +26,13 @@ from kitchen.machine.events import NOTHING, ItemTaken, Manifest
 INLINE_LIMIT = 1024  # bytes of an item's text that is kept in its event
 LARGE = 32 * 1024  # bytes, or elements, of an item that is encoded off the event loop
 SLOW_SECONDS = 0.002
+_OVER_HINT = (
+    "`over` must give the same items again: draw what is random from ctx.rng, shuffle by seed"
+)
+_STATE_HINT = (
+    "its state_dict() must say all that decides what comes next, and stand right behind the item "
+    "that was given last: a loader counts before it gives an item, not after"
+)
 _NO_BLOBS: Mapping[str, bytes] = {}
 
 
@@ -56,7 +63,11 @@ class Pulled(NamedTuple):
 class Taken:
     """The items of a stream in the order of their indices; `digests` of those taken before."""
 
-    def __init__(self, where: str, codec: Codec, digests: Sequence[str]) -> None:
+    def __init__(
+        self, where: str, codec: Codec, digests: Sequence[str], *, put_back: bool = False
+    ) -> None:
+        """`put_back`: the source is put back by its state, and not asked from its begin."""
+        self._put_back = put_back
         self.count = len(digests)
         self._where = where
         self._codec = codec
@@ -84,8 +95,7 @@ class Taken:
             raise ItemsError(
                 f"item {index} of the stream {self._where} is not what it was: recorded "
                 f"{recorded}, found {digest}",
-                hint="`over` must give the same items again: draw what is random from ctx.rng, "
-                "shuffle by seed",
+                hint=_STATE_HINT if self._put_back else _OVER_HINT,
             )
         if skipped:
             return None

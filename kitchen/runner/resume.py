@@ -47,6 +47,12 @@ def open_journal(
     recorded = recorded_ir(store, run)
     ended = store.latest(run, ["RunCompleted"]) is not None  # then today's workflow is no matter
     ir = recorded if ended else workflow.ir
+    if ir.name != recorded.name:
+        raise WorkflowChanged(
+            f"run {run!r} is of the workflow {recorded.name!r}, and was given {ir.name!r}",
+            hint=f"resume it with {recorded.name!r}; if that was renamed, keep the name: "
+            f"@kitchen.workflow(name={recorded.name!r})",
+        )
     journal = Journal(store, run, compile_workflow(ir))
     changes = differences(recorded, ir)
     if IR.fingerprint(recorded) == journal.program.fingerprint:
@@ -94,7 +100,9 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
         if type(was) is not type(now):
             told.append(f"changed kind: {path}")
         elif _own(was) != _own(now):
-            told.append(f"changed: {path}")
+            before_own, after_own = _own(was), _own(now)
+            fields = [name for name in after_own if before_own[name] != after_own[name]]
+            told.append(f"changed: {path} ({', '.join(fields)})")
     kept = [path for path in before if path in after]
     if kept != [path for path in after if path in before]:
         told.append("the order of the nodes")

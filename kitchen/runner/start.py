@@ -31,6 +31,7 @@ from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import config as configs
 from kitchen.runner.declared import field_names, initial_state, state_fields
+from kitchen.runner.locate import locator_of
 from kitchen.runner.loop import Execution
 from kitchen.runner.resources import LiveResources
 from kitchen.runner.resume import open_journal, take_up
@@ -120,7 +121,7 @@ async def start(
         state=initial_state(workflow.state_type, scope.codec),
         seed=seed,
         durability=store.durability,
-        locator=workflow.locator,
+        locator=locator_of(workflow),
         host=this_host(),
     )
 

@@ -25,7 +25,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -38,6 +39,7 @@ from kitchen.machine.events import Address
 from kitchen.runner.failure import balanced, being_cancelled
 from kitchen.runner.pulled import Past, Pulled, Taken, is_large
 from kitchen.runner.source import Source
+from kitchen.runner.threads import Wake, in_own_thread, waker
 
 __all__ = ["Past", "Pulled", "Stream"]
 
@@ -48,8 +50,6 @@ LEAVE_SECONDS = 10.0  # for a source to come back from a pull, or to close
 ABANDON_SECONDS = 0.2  # the same, once the host task was cancelled
 YIELD_SECONDS = 0.02
 _END: Any = object()
-
-_Wake: TypeAlias = Callable[[Callable[[], None]], Any]
 
 
 class Stream:
@@ -62,9 +62,8 @@ class Stream:
         self._prefetch = max(prefetch, 1)
         self._journal = journal
         self._past = past
-        self._taken = Taken(self._where, codec, past.digests)
+        self._taken = Taken(self._where, codec, past.digests, put_back=past.source is not None)
         self._ready: deque[tuple[int, Pulled]] = deque()
-        self._begun = threading.Lock()  # whoever has it pulls from a sync source, and closes it
         self._room = threading.Condition()  # its lock is over all that both sides change
         self._free: anyio.Event | None = None  # the host task waits for room
         self._wanted: anyio.Event | None = None  # a taker waits for an item
@@ -198,7 +197,7 @@ class Stream:
         else:
             self._closing = error
 
-    def _give(self, index: int, pulled: Pulled, wake: _Wake) -> None:
+    def _give(self, index: int, pulled: Pulled, wake: Wake) -> None:
         with self._room:
             if self._leaving:
                 return
@@ -210,18 +209,13 @@ class Stream:
     # --- a sync source, in its thread ---
 
     async def _beside(self, source: Source) -> None:
-        closed, wake = anyio.Event(), _waker()
+        closed, wake = anyio.Event(), waker()
         self._in_thread, self._cancellable = True, False
         try:
-            await to_thread.run_sync(
-                self._pump, source, wake, closed,
-                abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1),
-            )  # fmt: skip
+            await in_own_thread(partial(self._pump, source, wake, closed))
         except anyio.get_cancelled_exc_class():
             self._leave()
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
-                if self._begun.acquire(blocking=False):  # no thread has, nor will any more
-                    await to_thread.run_sync(self._close, source, wake, closed)
                 await closed.wait()
             if not closed.is_set():
                 self._abandoned = True
@@ -231,9 +225,7 @@ class Stream:
                 )
             raise
 
-    def _pump(self, source: Source, wake: _Wake, closed: anyio.Event) -> None:
-        if not self._begun.acquire(blocking=False):
-            return
+    def _pump(self, source: Source, wake: Wake, closed: anyio.Event) -> None:
         try:
             self._pull(source, wake)
         except (Exception, SystemExit) as error:
@@ -241,7 +233,7 @@ class Stream:
         finally:
             self._close(source, wake, closed)
 
-    def _close(self, source: Source, wake: _Wake, closed: anyio.Event) -> None:
+    def _close(self, source: Source, wake: Wake, closed: anyio.Event) -> None:
         try:
             source.close()
         except (Exception, SystemExit) as error:
@@ -249,7 +241,7 @@ class Stream:
         with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile
             wake(closed.set)
 
-    def _pull(self, source: Source, wake: _Wake) -> None:
+    def _pull(self, source: Source, wake: Wake) -> None:
         manifest = self._past.source
         saved = None if manifest is None else (source.unpack(manifest),)
         index = first = self._past.at + 1 if source.begin(saved) else 0
@@ -351,10 +343,3 @@ class Stream:
 
 def _now(call: Callable[[], None]) -> None:
     call()
-
-
-def _waker() -> _Wake:
-    """What has a call made by this event loop soon, from another thread, and does not wait."""
-    token: Any = anyio.lowlevel.current_token()
-    native = getattr(token, "native_token", token)  # anyio before 4.11 gives the native one
-    return getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import textwrap
 
-from tests.cli.calling import Kitchen
+import pytest
+
+from tests.cli.calling import DEADLINE, Kitchen
 
 WORKFLOW = """
 import kitchen
@@ -61,6 +66,7 @@ def wide(wf):
 def test_a_run_that_fails_among_branches(kitchen: Kitchen) -> None:
     kitchen.folder.joinpath("wide.py").write_text(textwrap.dedent(WORKFLOW))
     failed = kitchen("run", "wide:wide", "--id", "w", code=1)
+    assert "both/other/fails failed: ValueError: not today; the others go on" in failed.stdout
     assert "run 'w' failed at both/other/fails" in failed.stderr
     assert "ValueError: not today" in failed.stderr
 
@@ -94,3 +100,119 @@ def test_a_run_that_fails_with_items_in_its_buffer(kitchen: Kitchen) -> None:
     assert made == list(range(len(made)))
     shown = kitchen("show", "w").stdout
     assert f"items made and not consumed\n  made  {', '.join(map(str, made))}" in shown
+
+
+def test_a_branch_that_fails_while_another_cannot_be_stopped(kitchen: Kitchen) -> None:
+    source = """
+    import threading
+    import kitchen
+
+    begun, failed = threading.Event(), threading.Event()
+
+
+    def slow(ctx):
+        begun.set()
+        failed.wait(20)
+
+
+    def fails(ctx):
+        begun.wait(20)
+        raise ValueError("not today")
+
+
+    class Watch:
+        def on_facts(self, run, facts, state):
+            if state.status == "failed":
+                failed.set()
+
+        def on_progress(self, *_):
+            pass
+
+
+    @kitchen.workflow
+    def two(wf):
+        with wf.parallel("p", max_concurrency=2):
+            wf.stage("slow", slow)
+            wf.stage("fails", fails)
+    """
+    kitchen.folder.joinpath("two.py").write_text(textwrap.dedent(source))
+    script = "import two, kitchen.cli.plain as p; old = p.PlainLines.on_facts\n"
+    script += "def told(self, *a): old(self, *a); two.Watch().on_facts(*a)\n"
+    script += "p.PlainLines.on_facts = told\n"
+    script += "from kitchen.cli import cli; cli(['run', 'two:two', '--id', 'w'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        cwd=kitchen.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert "p/fails failed: ValueError: not today; waiting for p/slow to come back" in done.stdout
+    assert "run 'w' failed at p/fails" in done.stderr
+
+
+def test_a_workflow_that_a_function_made_is_found_again(kitchen: Kitchen) -> None:
+    source = """
+    import os
+    import kitchen
+
+
+    def step(ctx):
+        assert os.path.exists("mended"), "not yet"
+
+
+    def make(name):
+        @kitchen.workflow
+        def made(wf):
+            wf.stage(name, step)
+
+        return made
+
+
+    small, large = make("small"), make("large")
+    """
+    kitchen.folder.joinpath("maker.py").write_text(textwrap.dedent(source))
+    kitchen("run", "maker:large", "--id", "w", code=1)
+    assert kitchen.json("show", "w")["locator"] == "maker:large"
+    kitchen.folder.joinpath("mended").touch()
+    assert "run w completed" in kitchen("resume", "w").stdout
+
+
+@pytest.mark.parametrize("kind", ["producer", "source"])
+def test_what_never_returns_does_not_keep_the_process(kitchen: Kitchen, kind: str) -> None:
+    source = """
+    import threading
+    import kitchen
+
+    never = threading.Event()
+
+
+    def producer(ctx):
+        print("waiting", flush=True)
+        never.wait()
+
+
+    def source(ctx):
+        print("waiting", flush=True)
+        never.wait()
+        yield 1
+
+
+    @kitchen.workflow
+    def waiting(wf):
+        if KIND == "producer":
+            with wf.async_loop("x", producer=producer, stop_when=lambda ctx: True):
+                wf.stage("s", lambda ctx: None)
+        else:
+            with wf.stream_loop("x", over=source):
+                wf.stage("s", lambda ctx: None)
+    """
+    text = f"KIND = {kind!r}\n" + textwrap.dedent(source)
+    kitchen.folder.joinpath("waiting.py").write_text(text)
+    process = kitchen.start("run", "waiting:waiting", "--id", "w")
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "waiting":
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130

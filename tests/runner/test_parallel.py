@@ -132,8 +132,11 @@ def test_a_reducer_that_raises_fails_the_parallel() -> None:
 
     with pytest.raises(kitchen.RunError, match=r"failed at p\n.*in a reducer") as caught:
         done(flow(build))
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    assert "state['k']" in caught.value.__cause__.__notes__[0]
+    cause = caught.value.__cause__
+    assert isinstance(cause, kitchen.WorkflowError)
+    assert "state['k'], called where the parallel p is joined" in cause.message
+    assert isinstance(cause.__cause__, ZeroDivisionError)
+    assert "state['k']" in cause.__cause__.__notes__[0]
 
 
 def test_what_a_branch_deleted_is_gone_after_the_join() -> None:
