@@ -91,7 +91,11 @@ _DETAILS: dict[str, Callable[[Any], str]] = {
     "ConditionEvaluated": lambda event: "yes" if event.answer else "no",
     "LoopEntered": lambda event: "" if event.items.count < 0 else f"{event.items.count} items",
     "ItemTaken": lambda event: _value(event.value) if bytes(event.value) else event.digest,
-    "ItemProduced": lambda event: f"{_value(event.value)} (from version {event.version})",
+    "ItemProduced": lambda event: (
+        f"{_value(event.value)} (from version {event.version})"
+        if event.failure is None
+        else f"not made: {_failed(event)}"
+    ),
     "ItemDiscarded": lambda event: event.reason,
     "BranchesStarted": lambda event: f"{event.count} branches, at most {event.limit} at a time",
     "BranchFailed": _failed,

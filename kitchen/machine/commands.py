@@ -3,9 +3,9 @@
 Rules:
 
 1. A command names an address and says what kind of work is wanted there. It holds no callable.
-2. Outstanding commands follow from the state alone (`draft.outstanding`), so a resumed process
+2. Outstanding commands follow from the state alone (`outstanding.outstanding`), so a resumed process
    knows what to do without remembering anything; one that is outstanding no more is cancelled.
-3. Every command ends in exactly one input: its outcome, or `CommandFailed`.
+3. Every command that is not cancelled ends in exactly one input: its outcome, or `CommandFailed`.
 4. What user code did with resources is told with its outcome: `touched`, and `looked` for those
    that it only peeked at.
 5. An outcome names the address and, for stages, the attempt that it answers.
@@ -159,12 +159,13 @@ class StageSucceeded(NamedTuple):
 
 
 class StageRaised(NamedTuple):
-    """A body raised. `effects` are discarded, and told."""
+    """A body raised. `effects` are discarded, and told; what it touched is not what it was."""
 
     address: Address
     attempt: int
     failure: Failure
     effects: tuple[Effect, ...] = ()
+    touched: tuple[str, ...] = ()
 
 
 class MetricsFlushed(NamedTuple):

@@ -20,9 +20,10 @@ from kitchen.machine.chart import Program
 from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.lanes import lane_at, owner_of
 from kitchen.machine.layout import Role
+from kitchen.machine.outstanding import within
 from kitchen.machine.state import ACTIVE, Control, Feed, Fork, Frame, Halt, Made, Place
 from kitchen.machine.tokens import illegal, land, leave, move
-from kitchen.workflow.ir import AsyncLoopNode, ParallelNode, ParallelOverNode
+from kitchen.workflow.ir import AsyncLoopNode, LoopNode, ParallelNode, ParallelOverNode
 
 Landed: TypeAlias = tuple[Address, ...]
 
@@ -52,7 +53,9 @@ def running(control: Control, parallel: Address, fork: Fork) -> int:
 
 
 def try_again(program: Program, control: Control) -> None:
-    """The branches that failed go on, as many of each parallel as may run; the others are parked."""
+    """What failed is tried again: productions, and branches, as many of each parallel as may run;
+    the others are parked."""
+    feeds.make_again(control)
     if not control.halted and not control.parked:
         return
     parked: list[Address] = []
@@ -173,8 +176,11 @@ def _answered(program: Program, control: Control, fact: Fact, seq: int) -> Lande
 def _entered(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     event: Any = fact.event
     address = Address(fact.path, fact.visit)
+    node = program.nodes[fact.path]
+    if isinstance(event.items, E.OpenItems) == isinstance(node, LoopNode):
+        raise illegal(program, control, fact, seq, f"a {type(node).__name__[:-4]} with such items")
     landed = move(program, control, fact, seq, address, "entered")
-    if isinstance(program.nodes[fact.path], AsyncLoopNode):
+    if isinstance(node, AsyncLoopNode):
         control.feeds[address] = Feed(seq)
     else:
         control.frames[address] = Frame(event.items.count, -1, seq)
@@ -193,8 +199,10 @@ def _taken(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     else:
         feed = control.feeds.get(loop)
         item = feeds.next_item(feed) if feed is not None else None
-        if item is None or item.number != visit[-1]:
+        if feed is None or item is None or item.number != visit[-1]:
             raise illegal(program, control, fact, seq, "the next item of a loop that is running")
+        if item.failure or feeds.stale(feeds.node_of(program, fact.path), feed, item):
+            raise illegal(program, control, fact, seq, "an item that was made and is not too old")
     return move(program, control, fact, seq, loop, "item")
 
 
@@ -248,7 +256,7 @@ def _produced(program: Program, control: Control, fact: Fact, seq: int) -> Lande
         or index not in feeds.being_made(feeds.node_of(program, loop.path), feed)
     ):
         raise illegal(program, control, fact, seq, "a production that is due")
-    made = Made(index, seq, event.version)
+    made = Made(index, seq, event.version, event.failure)
     control.feeds[loop] = feeds.add(feed, made, owned=bool(event.touched))
     return ()
 
@@ -279,6 +287,8 @@ def _forked(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     node = program.nodes[fact.path]
     if isinstance(node, ParallelNode) and event.count != len(node.branches):
         raise illegal(program, control, fact, seq, f"{len(node.branches)} branches")
+    if event.limit < 1 or event.count < 0:
+        raise illegal(program, control, fact, seq, "room for at least one branch")
     landed = move(program, control, fact, seq, address, "forked")
     control.forks[address] = Fork(event.count, event.limit, 0, 0, seq)
     return landed
@@ -319,7 +329,8 @@ def _failed(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     event: Any = fact.event
     branch = Address(fact.path, fact.visit)
     parallel = _parallel_of(program, branch)
-    if parallel not in control.forks or branch in control.halted:
+    begun = any(within(at, branch) for at in (*control.active, *control.forks, *control.feeds))
+    if parallel not in control.forks or branch in control.halted or not begun:
         raise illegal(program, control, fact, seq, "a branch that is running")
     control.halted[branch] = Halt(event.failure, event.at)
     return ()

@@ -118,7 +118,8 @@ def _succeeded(draft: Draft, given: C.StageSucceeded) -> None:
         keys = [e.key for e in given.effects if isinstance(e, E.Mutation)]
         clash = draft.clash(address, keys, given.touched, given.looked)
         if clash is not None:
-            _raised(draft, C.StageRaised(address, attempt, clash, given.effects))
+            raised = C.StageRaised(address, attempt, clash, given.effects, given.touched)
+            _raised(draft, raised)
             return
     recorded = draft.memo.get(address) if draft.memo else None
     if isinstance(recorded, StageMemo):
@@ -151,6 +152,9 @@ def _raised(draft: Draft, given: C.StageRaised) -> None:
         Raw(msgspec.json.encode({"type": type(e).__name__, "event": Raw(E.to_json(e).encode())}))
         for e in given.effects
     )
+    if given.touched and draft.in_branch(given.address):
+        # Siblings may go on: none of them may use what is half changed, and a resume rewinds.
+        draft.touch(given.touched, given.address, given.attempt)
     draft.emit(E.StageFailed(given.failure, discarded), *given.address, given.attempt)
     draft.fail(given.address, given.failure)
 
@@ -239,8 +243,9 @@ def _made(draft: Draft, given: C.ItemMade) -> None:
     loop = feeds.loop_of(given.address)
     node = feeds.node_of(draft.program, loop.path)
     touched = draft.state.stateful(given.touched)
-    if touched and node.producers > 1:
-        draft.fail(given.address, _several(node.producers, touched))
+    late = touched and not draft.control.feeds[loop].owned and given.address.visit[-1] > 0
+    if touched and (node.producers > 1 or (late and node.pacing == "paced")):
+        draft.fail(given.address, lanes.by_chance(node.producers, touched))
         return
     recorded = draft.memo.get(given.address)
     if isinstance(recorded, E.ItemProduced) and recorded.value != given.value:
@@ -255,14 +260,6 @@ def _made(draft: Draft, given: C.ItemMade) -> None:
 def _short(value: Raw) -> str:
     """The text of an item, as far as it can be shown."""
     return bytes(value)[:200].decode(errors="replace")
-
-
-def _several(producers: int, touched: tuple[str, ...]) -> E.Failure:
-    return E.Failure(
-        "BranchConflict",
-        f"{producers} producers at a time touch {', '.join(touched)}: in which order would be chance",
-        hint="let the loop have producers=1, or use ctx.resources.peek where it is only looked at",
-    )
 
 
 def _left(draft: Draft, given: C.LoopLeft) -> None:
@@ -324,8 +321,22 @@ def _failed(draft: Draft, given: C.CommandFailed) -> None:
         raise draft.refusal(given.address, draft.control.active.get(given.address))
     if given.everywhere:
         draft.end(given.address, given.failure)
+    elif given.address in feeds.all_being_made(draft.program, draft.control):
+        _not_made(draft, given)
     else:
         draft.fail(given.address, given.failure)
+
+
+def _not_made(draft: Draft, given: C.CommandFailed) -> None:
+    loop, number = feeds.loop_of(given.address), given.address.visit[-1]
+    feed = draft.control.feeds[loop]
+    if feed.owned:
+        draft.fail(given.address, given.failure)
+        return
+    seen = feeds.seen(feeds.node_of(draft.program, loop.path), feed, number)
+    event = E.ItemProduced(version=seen.version, failure=given.failure)
+    draft.emit(event, *given.address)
+    draft.arrived(loop)
 
 
 _Uses: TypeAlias = (

@@ -172,6 +172,9 @@ class Draft:
         if role is Role.STAGE:
             number = place.attempt + 1
             return self._ask(address, C.RunStage(address, number), number)
+        if role is Role.TAKE and (failure := self._broken(address)):
+            self.fail(feeds.production(address, self.control.feeds[address].turn), failure)
+            return ()
         decided = self._decided(address, role)
         if decided is not None:
             event, visit = decided
@@ -209,6 +212,9 @@ class Draft:
                 return known, visit
             case _:
                 return None
+
+    def _broken(self, loop: Address) -> E.Failure | None:
+        return feeds.broken(feeds.node_of(self.program, loop.path), self.control.feeds[loop])
 
     def _taken(self, loop: Address) -> tuple[Event, Visit] | None:
         """The consumer goes on with the next item, if it is made."""
@@ -280,6 +286,10 @@ class Draft:
         for parallel in list(control.forks):
             if branch is None or within(parallel, branch):
                 self.fill(parallel)
+
+    def in_branch(self, address: Address) -> bool:
+        """Whether an address lies in a branch."""
+        return self._branch(address) is not None
 
     def _nested(self, parallel: Address) -> bool:
         return any(lane.data for lane, _ in lanes.around(self.program, parallel))

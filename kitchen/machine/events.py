@@ -252,13 +252,14 @@ class ItemProduced(Event, frozen=True):
     """A producer made an item; the visit's last number is the item's index.
 
     `version`: how many items had been consumed in the state that it was made from. `touched`: the
-    stateful resources that making it used.
+    stateful resources that making it used. `failure`: why there is none; told at its turn.
     """
 
     value: Raw = NOTHING
     version: int = 0
     touched: tuple[str, ...] = ()
     looked: tuple[str, ...] = ()
+    failure: Failure | None = None
 
 
 class ItemDiscarded(Event, frozen=True):

@@ -12,6 +12,9 @@ Rules:
 4. While a checkpoint is due, and once the loop is to end, nothing further is begun. But where
    productions own a stateful resource, a paced loop that ends makes all that were due: how often
    the resource was used must not depend on chance. A free one lets go of what is being made.
+5. A production that fails takes its place in the buffer, and fails the loop at its turn: whether an
+   item that nobody consumes was begun is chance. But where productions own a resource, what failed
+   may have left it half changed, so there the loop fails at once.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kitchen.machine.chart import Program
-from kitchen.machine.events import Address
+from kitchen.machine.events import Address, Failure
 from kitchen.machine.state import Control, Feed, Made
 from kitchen.workflow.ir import PRODUCER, AsyncLoopNode
 
@@ -96,7 +99,7 @@ def stale(node: AsyncLoopNode, feed: Feed, item: Made) -> bool:
 
 def add(feed: Feed, item: Made, *, owned: bool) -> Feed:
     """The feed with one more item in its buffer."""
-    made = tuple(sorted((*feed.made, item)))
+    made = tuple(sorted((*feed.made, item), key=lambda each: each.number))
     return feed._replace(made=made, owned=feed.owned or owned)
 
 
@@ -120,6 +123,20 @@ def stop(node: AsyncLoopNode, feed: Feed) -> Feed:
     if feed.owned:
         last = feed.turn + node.buffer_size
     return feed._replace(stop=True, last=last)
+
+
+def broken(node: AsyncLoopNode, feed: Feed) -> Failure | None:
+    """Why the item of this turn could not be made, if that is so."""
+    item = next_item(feed)
+    return None if item is None or stale(node, feed, item) else item.failure
+
+
+def make_again(control: Control) -> None:
+    """What could not be made is due once more."""
+    for loop, feed in control.feeds.items():
+        if any(item.failure is not None for item in feed.made):
+            made = tuple(item for item in feed.made if item.failure is None)
+            control.feeds[loop] = feed._replace(made=made)
 
 
 def hold(program: Program, control: Control) -> None:

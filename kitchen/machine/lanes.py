@@ -133,6 +133,14 @@ def to_merge(program: Program, core: Core, parallel: Address) -> list[str]:
     )
 
 
+def sees(address: Address, path: str, visit: Visit) -> bool:
+    """Whether what a block opened at that path and visit can be reached from an address: from the
+    block itself, and no other."""
+    block = path.rpartition("/")[0]
+    inside = not block or address.path == block or address.path.startswith(f"{block}/")
+    return inside and address.visit[: len(visit)] == visit
+
+
 def instance(program: Program, address: Address, name: str) -> str:
     """The name of a resource opened there: each branch, and each item of a `parallel(over=…)`, has
     its own."""
@@ -247,6 +255,21 @@ def told(program: Program, found: Conflict) -> Failure:
             "to know of the other; ctx.resources.peek will do if neither side changes it"
         )
     return Failure("BranchConflict", message, "", hint)
+
+
+def by_chance(producers: int, touched: tuple[str, ...]) -> Failure:
+    """Why a production may not touch what it has touched."""
+    names = ", ".join(touched)
+    if producers > 1:
+        message = f"{producers} producers at a time touch {names}: in which order would be chance"
+        hint = "let the loop have producers=1, or use ctx.resources.peek if nobody changes it"
+    else:
+        message = f"the producer touches {names} now, and did not for its first item"
+        hint = (
+            "whether such an item is still made when the loop ends would be chance; a producer that "
+            "uses a stateful resource gets it, ctx.resources[…], for every item"
+        )
+    return Failure("BranchConflict", message, hint=hint)
 
 
 def _writable(program: Program, core: Core, address: Address) -> Iterator[tuple[Lane, Address]]:

@@ -57,6 +57,8 @@ def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:
             effects.setdefault((address, attempt), []).append(event)
         elif isinstance(event, StageCompleted):
             memo[address] = StageMemo(digests(effects.pop((address, attempt), ())))
+        elif isinstance(event, ItemProduced) and event.failure is not None:
+            memo.pop(address, None)
         elif isinstance(event, _DECISIONS) or (isinstance(event, ItemTaken) and event.digest):
             memo[address] = event
     return memo

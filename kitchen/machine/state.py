@@ -74,11 +74,13 @@ class Fork(NamedTuple):
 
 
 class Made(NamedTuple):
-    """An item in the buffer of an async loop: its number, the seq that holds it, the version."""
+    """An item in the buffer of an async loop: its number, the seq that holds it, the version; or
+    why it could not be made."""
 
     number: int
     seq: int
     version: int
+    failure: Failure | None = None
 
 
 class Feed(NamedTuple):

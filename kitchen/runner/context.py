@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from kitchen.errors import StateError, UnknownKey
@@ -338,10 +337,16 @@ class Context(Generic[ConfigT, StateT]):
     def resources(self) -> Resources:
         """The open resources, by key or name. Reading one touches it; `peek` does not."""
         if self._resources is None:
-            program, address = self._scope.journal.program, self._attempt.address
-            names = partial(lanes.names_seen, program, address)
-            self._resources = Resources(self._scope.live, self._attempt, names)
+            self._resources = Resources(self._scope.live, self._attempt, self._seen)
         return self._resources
+
+    def _seen(self, name: str) -> Iterator[str]:
+        """What a resource of that name may be called that was opened in a block around here."""
+        journal, address = self._scope.journal, self._attempt.address
+        for near in lanes.names_seen(journal.program, address, name):
+            known = journal.state.core.resources.get(near)
+            if known is not None and lanes.sees(address, known.path, known.visit):
+                yield near
 
     # --- randomness ---
 

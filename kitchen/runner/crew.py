@@ -5,8 +5,8 @@ Rules:
 1. Each command is performed in a task of its own; an outcome waits here until it is asked for, so
    that nothing is decided but by the loop.
 2. Outcomes that are there together are given together: the loop writes them in one transaction.
-3. A command that is wanted no more is cancelled, and its outcome dropped. One whose attempt has
-   touched a stateful resource is let come to its end: half a step would be left in there.
+3. A command that is wanted no more is cancelled, and its outcome dropped. (The loop lets a
+   production that has touched a stateful resource come to its end.)
 4. What is no outcome (the process is to end) is raised where outcomes are asked for.
 5. Whoever leaves the loop ends the crew first: nobody works on when resources are closed.
 """

@@ -27,6 +27,7 @@ from kitchen.machine.state import Cell
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
 from kitchen.runner.outcome import Performed
+from kitchen.runner.pulled import is_large
 from kitchen.runner.scope import Scope
 from kitchen.runner.stream import Past, Stream
 from kitchen.runner.surroundings import Surroundings
@@ -175,12 +176,14 @@ class Feeding:
             attempt.touched |= await self._surroundings.ensure(address)
             item = await self._calls.call(address.path, attempt, abandon=True)
             self._calls.check_untouched(attempt)
-            text, blobs = self._encoded(item, address)
+            settle = partial(self._settled, item, address)
+            large = is_large(item)  # then the event loop must not wait for it
+            text, blobs, copy = await self._calls.in_thread(settle) if large else settle()
         finally:
             attempt.seal()
             self.producing.pop(address, None)
         made = scope.items.setdefault(loop, {})
-        made[address.visit[-1]] = scope.codec.decode(text, blobs.__getitem__)
+        made[address.visit[-1]] = copy
         touched = tuple(attempt.touched)
         return Performed(
             C.ItemMade(address, Raw(text), seen.version, touched, attempt.looked), blobs
@@ -195,6 +198,11 @@ class Feeding:
             known = dict(self._calls.view(self._scope.journal.state_at(seq).core, loop))
             self._seen[loop, seq] = known
         return known
+
+    def _settled(self, item: Any, address: Address) -> tuple[bytes, Mapping[str, bytes], Any]:
+        """An item as it goes into the log, and as the body will see it."""
+        text, blobs = self._encoded(item, address)
+        return text, blobs, self._scope.codec.decode(text, blobs.__getitem__)
 
     def _encoded(self, item: Any, address: Address) -> tuple[bytes, Mapping[str, bytes]]:
         where = spell(*address)

@@ -64,13 +64,15 @@ class ByReference(Sequence[Any]):
         return len(self.items)
 
     def __getitem__(self, index: Any) -> Any:
-        if self._last[0] != index:
+        known, item = self._last  # read once: branches share this
+        if known != index:
             try:
                 text, blobs = self._codec.encode(self.items[index])
-                self._last = index, self._codec.decode(text, blobs.__getitem__)
             except UnencodableValue:
                 return self.items[index]
-        return self._last[1]
+            item = self._codec.decode(text, blobs.__getitem__)
+            self._last = index, item
+        return item
 
 
 def materialise(given: Any, address: Address) -> Sequence[Any]:

@@ -53,7 +53,7 @@ YIELD_SECONDS = 0.02
 _NO_BLOBS: Mapping[str, bytes] = {}
 
 # Behind these, something that is being performed may be wanted no more.
-_ENDING = frozenset({E.BranchFailed, E.RunFailed, E.LoopStopped, E.ConditionEvaluated})
+_ENDING = frozenset({E.BranchFailed, E.RunFailed, E.LoopStopped})
 
 
 class Execution:
@@ -243,9 +243,10 @@ class Execution:
 
     def _applied(self, facts: Sequence[Fact]) -> None:
         """Drop the items of loops that have ended; keep what productions will see."""
+        feeding = self.scope.journal.state.core.control.feeds
         for fact in facts:
             kind = type(fact.event)
-            if kind in _ENDING:
+            if kind in _ENDING or (kind is E.ConditionEvaluated and feeding):
                 self._ending = True
                 if isinstance(fact.event, E.RunFailed):
                     self._failure = fact.event.failure

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Here, in `entering` and in `feeding`, and nowhere else in the runner, user code is asked for.
+1. Each kind of command has one handler, here, in `entering` or in `feeding`. User code is called
+   through `calls`, but for sources (`stream`) and for `state_dict` (`checkpoint`).
 2. What user code raises becomes an outcome. Cancellation does not: it passes through, unless
    nobody cancelled the run and a stage let an asyncio `CancelledError` of its own escape.
 3. Before user code runs, the items of the loops around it are there, from the log if need be.
@@ -90,7 +91,9 @@ class Performer:
             if isinstance(error, asyncio.CancelledError) and being_cancelled():
                 raise
             discarded = _discarded(attempt)
-            return Performed(C.StageRaised(address, number, self.told(error), discarded), {})
+            touched = tuple(attempt.touched)
+            raised = C.StageRaised(address, number, self.told(error), discarded, touched)
+            return Performed(raised, {})
         finally:
             attempt.seal()
             del self.calls.running[address]

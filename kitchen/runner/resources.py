@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -107,20 +107,24 @@ class LiveResources:
         return live
 
     def tie(self, name: str, used: Iterable[str]) -> None:
-        """Tie a resource to those that its factory looked at, and to what these are tied to."""
-        tied = {name}.union(*(self.get(other).reach for other in used))
+        """Tie a resource to those that its factory looked at, and to what these are tied to.
+
+        One that neither has a state nor is tied to any that has (a tokenizer, a client) ties
+        nothing: else all that use it would be one.
+        """
+        reaches = (self.get(other).reach for other in used)
+        tied = {name}.union(*(reach for reach in reaches if self.stateful(reach)))
         for other in tied:
             self._open[other].reach = tied
 
-    def get(self, name: str) -> Live:
-        """An open resource. Raises `UnknownResource`."""
-        try:
+    def get(self, name: str, *, seen: bool = True) -> Live:
+        """An open resource; not one that is not `seen`. Raises `UnknownResource`."""
+        if seen and name in self._open:
             return self._open[name]
-        except KeyError:
-            raise UnknownResource(
-                f"no resource {name!r} is open here",
-                hint=f"declare it with wf.resource before it is used; {suggest(name, self._open)}",
-            ) from None
+        raise UnknownResource(
+            f"no resource {name!r} is open here",
+            hint=f"declare it with wf.resource before it is used; {suggest(name, self._open)}",
+        ) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._open
@@ -282,9 +286,9 @@ class Resources:
     __slots__ = ("_attempt", "_live", "_names")
 
     def __init__(
-        self, live: LiveResources, attempt: Attempt, names: Callable[[str], Iterator[str]]
+        self, live: LiveResources, attempt: Attempt, names: Callable[[str], Iterable[str]]
     ) -> None:
-        """`names`: what a resource may be called as seen from here, the nearest first."""
+        """`names`: what a resource that can be seen from here may be called, the nearest first."""
         self._live = live
         self._attempt = attempt
         self._names = names
@@ -323,8 +327,8 @@ class Resources:
     def _get(self, key: Any) -> Live:
         self._attempt.check_live()
         name = key.name if isinstance(key, Resource) else key
-        nearest = next((near for near in self._names(name) if near in self._live), name)
-        live = self._live.get(nearest)
+        nearest = next((near for near in self._names(name) if near in self._live), None)
+        live = self._live.get(name if nearest is None else nearest, seen=nearest is not None)
         if self._attempt.kind == "stream" and self._live.stateful(live.reach):
             raise ResourceError(
                 f"the `over` of the stream {spell(*self._attempt.address)} reaches for the resource "

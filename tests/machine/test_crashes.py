@@ -347,7 +347,7 @@ def test_a_cut_is_never_where_another_branch_had_something_unsaved() -> None:
     world.step(C.BranchesOpened(Address("p"), 2))
     world.step(C.ResourceReady(Address("p/a/q"), True))
     clean = world.state.core.control.active[a].started
-    world.step(C.StageSucceeded(a, 1, touched=("q",)))
+    world.step(C.StageSucceeded(a, 1, touched=("q[a]",)))
     world.step(C.StageSucceeded(b, 1))  # the next attempt in b begins while q is not clean
     assert world.state.cut == clean
     world.step(C.BlockClosed(Address("p/a")))
@@ -356,8 +356,8 @@ def test_a_cut_is_never_where_another_branch_had_something_unsaved() -> None:
     assert world.state.cut == clean
     again = crashed(world, len(world.log) - 2)
     assert again.state.dirty == ("r",)
-    again.live = {"r": 1, "q": 1}
+    again.live = {"r": 1, "q[a]": 1}
     again.step(C.Resume(Host()))
     assert again.state.dirty == ()
-    assert "q" in again.state.core.resources
+    assert "q[a]" in again.state.core.resources
     assert fold(again.program, again.log) == again.state

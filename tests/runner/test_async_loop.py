@@ -222,12 +222,49 @@ def test_a_failed_producer_goes_on_where_it_was_when_resumed() -> None:
     store, workflow = MemoryStore(), producing(producer, after(6), take)
     with pytest.raises(kitchen.RunError):
         done(workflow, store=store)
-    made = len(of_type(store, "ItemProduced"))
     broken[0] = False
     calls.asked.clear()
     run = kitchen.resume("r", workflow, store=store)
     assert run.state == done(workflow).state
-    assert calls.asked[0] == made
+    assert calls.asked[0] == 3
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_an_item_that_nobody_consumes_may_fail(slow: bool) -> None:
+    """Whether it was begun before the loop ended is chance."""
+    begun = threading.Event()
+
+    def producer(ctx: Any) -> int:
+        if ctx.index() == 2:
+            begun.set()
+            raise LookupError
+        return ctx.index()
+
+    def body(ctx: Any) -> None:
+        if not slow:
+            assert begun.wait(20)
+        ctx.append("taken", ctx.item())
+
+    store = MemoryStore()
+    run = done(producing(producer, lambda ctx: True, body), store=store)
+    assert run.state == {"taken": [0]}
+
+
+def test_a_producer_touches_from_its_first_item_on_or_never() -> None:
+    def producer(ctx: Any) -> int:
+        if ctx.index() == 1:
+            ctx.resources["box"].add()
+        return ctx.index()
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box())
+        with wf.async_loop("al", producer=producer, stop_when=after(4)):
+            wf.stage("take", take)
+
+    told = failure(flow(build))
+    assert told.type == "BranchConflict"
+    assert told.message == "the producer touches box now, and did not for its first item"
+    assert "for every item" in told.hint
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,23 @@ def test_a_branch_that_was_taken_away_is_refused() -> None:
         kitchen.resume("r", both({"n": "sum"}, third=False), store=store)
 
 
+@pytest.mark.parametrize("before", ["loop", "stream_loop"])
+def test_a_loop_that_has_become_a_stream_or_the_other_way_is_refused(before: str) -> None:
+    def looping(kind: str) -> Any:
+        @kitchen.workflow(name="looping")
+        def flow(wf: kitchen.WorkflowBuilder) -> None:
+            with getattr(wf, kind)("l", over=lambda ctx: range(3)):
+                wf.stage("s", fails)
+
+        return flow
+
+    store = failed(looping(before))
+    after = {"loop": "stream_loop", "stream_loop": "loop"}[before]
+    with pytest.raises(kitchen.WorkflowChanged, match="changed kind: l"):
+        kitchen.resume("r", looping(after), store=store)
+    assert kitchen.resume("r", looping(before), store=store).status == "completed"
+
+
 def test_a_workflow_of_another_name_is_refused() -> None:
     store = failed(both({"n": "sum"}))
     with pytest.raises(kitchen.WorkflowChanged, match="is of the workflow 'both'") as caught:

@@ -225,6 +225,68 @@ def test_one_branch_peeks_at_what_another_touches(name: str, order: tuple[str, s
     assert "ctx.state" in told.hint
 
 
+def test_a_resource_is_reached_from_its_own_block_only() -> None:
+    """Though another branch has it open at the same time."""
+    opened, looked = threading.Event(), threading.Event()
+
+    def other(ctx: Any) -> None:
+        assert opened.wait(20)
+        ctx.state["seen"] = "box" in ctx.resources
+        looked.set()
+
+    def own(ctx: Any) -> None:
+        opened.set()
+        assert looked.wait(20)
+        ctx.state["own"] = "box" in ctx.resources
+
+    def build(wf: Any) -> None:
+        with wf.parallel("p", max_concurrency=2):
+            wf.stage("other", other)
+            with wf.branch("b"):
+                wf.resource("box", lambda ctx: Box())
+                wf.stage("own", own)
+
+    assert done(flow(build)).state == {"seen": False, "own": True}
+
+
+def test_resources_made_from_a_shared_one_without_state_are_apart() -> None:
+    def build(wf: Any) -> None:
+        wf.resource("base", lambda ctx: {"n": 2}, stateful=False)
+        with wf.parallel("p", over=lambda ctx: range(3), merge={"sum": "sum"}):
+            wf.resource("box", lambda ctx: Box(ctx.resources.peek("base")["n"]))
+            wf.stage("s", lambda ctx: ctx.increment("sum", ctx.resources["box"].add()))
+
+    assert done(flow(build)).state["sum"] == 6
+
+
+def test_what_a_failed_branch_has_half_changed_is_seen_by_no_sibling() -> None:
+    """And a resume takes it back, though nothing of it was committed."""
+    broken = [True]
+
+    def fails(ctx: Any) -> None:
+        ctx.resources["box"].add()
+        if broken[0]:
+            raise LookupError
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box())
+        with wf.parallel("p", on_error="finish", max_concurrency=1):
+            wf.stage("a", fails)
+            wf.stage("b", peeks)
+
+    def peeks(ctx: Any) -> None:
+        if broken[0]:
+            ctx.state["seen"] = ctx.resources.peek("box").value
+
+    store, workflow = MemoryStore(), flow(build)
+    with pytest.raises(kitchen.RunError):
+        done(workflow, store=store)
+    broken[0] = False
+    assert "seen" not in kitchen.resume("r", workflow, store=store).state
+    types = [record.type for record in store.read("r")]
+    assert "RunRewound" in types
+
+
 def test_two_branches_that_touch_one_resource() -> None:
     def build(wf: Any) -> None:
         wf.resource("box", lambda ctx: Box())
