@@ -81,6 +81,7 @@ def test_large_workflows_come_to_the_same_end_by_any_schedule() -> None:
             assert_same_end(first, other)
             orders.add(tuple(fact._replace(event=E.RunCompleted()) for fact in other.log))
         assert fold(first.program, first.log) == first.state
+        assert (first.state.core.overlays, first.state.core.claims) == ({}, {})
     assert len(orders) > 300
     for name in E.EVENTS:
         if name not in NEVER_UNDISTURBED:

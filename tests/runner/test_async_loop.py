@@ -566,3 +566,50 @@ def test_a_checkpoint_in_the_body_waits_for_the_producer() -> None:
     assert of_type(store, "RunRewound")
     assert not of_type(store, "RewindDiverged")
     assert run.state == done(workflow).state
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("touches", "how"), [(True, "finished"), (False, "cancelled")])
+async def test_a_free_loop_lets_a_production_end_that_has_touched_a_resource(
+    touches: bool, how: str
+) -> None:
+    """Half a step would be left in there. One that has touched nothing is cancelled."""
+    ended: list[str] = []
+    under_way, release = anyio.Event(), anyio.Event()
+
+    class Release:
+        def on_facts(self, *told: Any, **_: Any) -> None:
+            facts = told[1]
+            if any(type(fact.event).__name__ == "ConditionEvaluated" for fact in facts):
+                release.set()
+
+        def on_progress(self, *_: Any, **__: Any) -> None: ...
+
+    async def producer(ctx: Any) -> int:
+        if touches:
+            ctx.resources["box"].add()
+        if ctx.index() > 0:
+            under_way.set()
+            try:
+                await release.wait()
+                await anyio.lowlevel.checkpoint()
+            except anyio.get_cancelled_exc_class():
+                ended.append("cancelled")
+                raise
+            ended.append("finished")
+        return ctx.index()
+
+    async def body(_ctx: Any) -> None:
+        await under_way.wait()
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box())
+        with wf.async_loop(
+            "al", producer=producer, stop_when=lambda ctx: True, buffer_size=2, pacing="free"
+        ):
+            wf.stage("take", body)
+
+    with anyio.fail_after(20):
+        run = await kitchen.run_async(flow(build), store=MemoryStore(), observers=[Release()])
+    assert run.status == "completed"
+    assert ended == [how]
