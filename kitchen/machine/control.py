@@ -18,7 +18,7 @@ from kitchen.machine import events as E
 from kitchen.machine import feeds
 from kitchen.machine.chart import Program
 from kitchen.machine.events import Address, Event, Fact
-from kitchen.machine.lanes import lane_at, owner_of
+from kitchen.machine.lanes import parallel_of
 from kitchen.machine.layout import Role
 from kitchen.machine.outstanding import within
 from kitchen.machine.state import ACTIVE, Control, Feed, Fork, Frame, Halt, Made, Place
@@ -44,11 +44,12 @@ def advance(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     return _lifecycle(program, control, fact, seq)
 
 
-def running(control: Control, parallel: Address, fork: Fork) -> int:
+def running(program: Program, control: Control, parallel: Address, fork: Fork) -> int:
     """How many branches of a parallel are neither done nor failed."""
     going = fork.started - fork.done
     if control.halted or control.parked:
-        going -= sum(is_branch_of(at, parallel) for at in (*control.halted, *control.parked))
+        resting = (*control.halted, *control.parked)
+        going -= sum(parallel_of(program, at) == parallel for at in resting)
     return going
 
 
@@ -60,20 +61,12 @@ def try_again(program: Program, control: Control) -> None:
         return
     parked: list[Address] = []
     for parallel, fork in control.forks.items():
-        room = fork.limit - running(control, parallel, fork)
+        room = fork.limit - running(program, control, parallel, fork)
         begun = (branch_address(program, parallel, index) for index in range(fork.started))
         resting = [at for at in begun if at in control.halted or at in control.parked]
         parked += resting[max(room, 0) :]
     control.halted.clear()
     control.parked = tuple(parked)
-
-
-def is_branch_of(branch: Address, parallel: Address) -> bool:
-    """Whether a branch's address belongs to that visit of a parallel."""
-    depth = len(parallel.visit)
-    if branch.path == parallel.path:
-        return len(branch.visit) == depth + 1 and branch.visit[:depth] == parallel.visit
-    return branch.path.rpartition("/")[0] == parallel.path and branch.visit == parallel.visit
 
 
 def branch_address(program: Program, parallel: Address, index: int) -> Address:
@@ -89,7 +82,7 @@ def next_branch(
 ) -> Address | None:
     """The branch that begins next, if there is one: one that is parked begins again."""
     if control.parked:
-        parked = next((at for at in control.parked if is_branch_of(at, parallel)), None)
+        parked = next((at for at in control.parked if parallel_of(program, at) == parallel), None)
         if parked is not None:
             return parked
     return branch_address(program, parallel, fork.started) if fork.started < fork.total else None
@@ -296,13 +289,13 @@ def _forked(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
 
 def _begun(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     branch = Address(fact.path, fact.visit)
-    parallel = _parallel_of(program, branch)
+    parallel = parallel_of(program, branch)
     fork = control.forks.get(parallel) if parallel is not None else None
     if (
         fork is None
         or parallel is None
         or control.status != ACTIVE
-        or running(control, parallel, fork) >= fork.limit
+        or running(program, control, parallel, fork) >= fork.limit
         or branch != next_branch(program, control, parallel, fork)
     ):
         raise illegal(program, control, fact, seq, "the next branch of a parallel")
@@ -318,7 +311,7 @@ def _begun(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
 def _finished(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     branch = Address(fact.path, fact.visit)
     landed = move(program, control, fact, seq, branch, "finished")
-    parallel = _parallel_of(program, branch)
+    parallel = parallel_of(program, branch)
     assert parallel is not None
     fork = control.forks[parallel]
     control.forks[parallel] = fork._replace(done=fork.done + 1)
@@ -328,7 +321,7 @@ def _finished(program: Program, control: Control, fact: Fact, seq: int) -> Lande
 def _failed(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     event: Any = fact.event
     branch = Address(fact.path, fact.visit)
-    parallel = _parallel_of(program, branch)
+    parallel = parallel_of(program, branch)
     begun = any(within(at, branch) for at in (*control.active, *control.forks, *control.feeds))
     if parallel not in control.forks or branch in control.halted or not begun:
         raise illegal(program, control, fact, seq, "a branch that is running")
@@ -342,12 +335,6 @@ def _joined(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     if fork is None or fork.done != fork.total:
         raise illegal(program, control, fact, seq, "a parallel whose branches are all done")
     return leave(program, control, fact, seq, "joined")
-
-
-def _parallel_of(program: Program, branch: Address) -> Address | None:
-    """The parallel that a branch belongs to."""
-    lane = lane_at(program, branch)
-    return None if lane is None else owner_of(lane, branch.visit)
 
 
 def _saved(program: Program, control: Control, fact: Fact, seq: int) -> Landed:

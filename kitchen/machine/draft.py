@@ -26,7 +26,6 @@ from kitchen.machine.control import (
     CONTROL,
     advance,
     branch_address,
-    is_branch_of,
     next_branch,
     running,
 )
@@ -254,9 +253,11 @@ class Draft:
         if fork is None or not self.goes_on(parallel):
             return
         if fork.done < fork.total:
-            if fork.started == fork.total and not running(self.control, parallel, fork):
+            if fork.started == fork.total and not running(
+                self.program, self.control, parallel, fork
+            ):
                 self._raise(parallel, *self._first_failure(parallel))
-        elif lanes.merged_keys(self.program, parallel.path) or self._nested(parallel):
+        elif lanes.merged_keys(self.program, parallel.path) or self.in_branch(parallel):
             if C.JoinBranches(parallel) not in self.commands:
                 self._ask(parallel, C.JoinBranches(parallel))
         else:
@@ -267,7 +268,7 @@ class Draft:
         control = self.control
         while (fork := control.forks.get(parallel)) and control.status == ACTIVE:
             branch = next_branch(self.program, control, parallel, fork)
-            full = running(control, parallel, fork) >= fork.limit
+            full = running(self.program, control, parallel, fork) >= fork.limit
             if branch is None or full or is_halted(control, parallel):
                 break
             again = branch in control.parked
@@ -291,13 +292,10 @@ class Draft:
         """Whether an address lies in a branch."""
         return self._branch(address) is not None
 
-    def _nested(self, parallel: Address) -> bool:
-        return any(lane.data for lane, _ in lanes.around(self.program, parallel))
-
     def _parallel(self, branch: Address) -> Address:
-        lane = lanes.lane_at(self.program, branch)
-        assert lane is not None
-        return lanes.owner_of(lane, branch.visit)
+        parallel = lanes.parallel_of(self.program, branch)
+        assert parallel is not None
+        return parallel
 
     # --- async loops ---
 
@@ -368,7 +366,7 @@ class Draft:
             branch_address(self.program, parallel, index): index
             for index in range(self.control.forks[parallel].total)
         }
-        failed = [at for at in self.control.halted if is_branch_of(at, parallel)]
+        failed = [at for at in self.control.halted if self._parallel(at) == parallel]
         failure, at = self.control.halted[min(failed, key=lambda at: order[at])]
         return at, failure
 

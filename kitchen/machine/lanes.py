@@ -42,6 +42,12 @@ def lane_at(program: Program, address: Address) -> Lane | None:
     return None
 
 
+def parallel_of(program: Program, branch: Address) -> Address | None:
+    """The parallel that a branch belongs to, if there is a branch at that address."""
+    lane = lane_at(program, branch)
+    return None if lane is None else owner_of(lane, branch.visit)
+
+
 def view(program: Program, core: Core, address: Address) -> Mapping[str, Cell]:
     """The state as it is seen from an address."""
     if not core.overlays:
@@ -97,12 +103,11 @@ def look(program: Program, core: Core, address: Address, name: str) -> None:
 
 def branches(program: Program, core: Core, parallel: Address) -> list[tuple[Address, Overlay]]:
     """The branches of a parallel that have been started, in their order."""
-    found: list[tuple[Address, Overlay]] = []
-    for at, overlay in core.overlays.items():
-        lane = lane_at(program, at)
-        if lane is not None and owner_of(lane, at.visit) == parallel:
-            found.append((at, overlay))
-    return found
+    return [
+        (at, overlay)
+        for at, overlay in core.overlays.items()
+        if parallel_of(program, at) == parallel
+    ]
 
 
 def join(program: Program, core: Core, parallel: Address, merged: Mapping[str, Cell]) -> None:

@@ -22,7 +22,7 @@ from msgspec import Raw
 from kitchen.errors import ItemsError, UnencodableValue, WorkflowError
 from kitchen.machine import commands as C
 from kitchen.machine import feeds
-from kitchen.machine.events import Address, ItemTaken, Manifest, RunRewound, spell
+from kitchen.machine.events import Address, ItemTaken, Manifest, spell
 from kitchen.machine.state import Cell
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
@@ -88,12 +88,10 @@ class Feeding:
             return found[0]
         scope, journal = self._scope, self._scope.journal
         frame = journal.state.core.control.frames[loop]
-        past, core = Past((), None, -1), journal.state.core
+        past, core = Past(), journal.state.core
         if frame.current >= 0:  # another process has taken items
-            past, core = (
-                self._past(loop, frame.entered, frame.current),
-                (journal.state_at(frame.entered).core),
-            )
+            past = self._past(loop, frame.entered, frame.current)
+            core = journal.state_at(frame.entered).core
         seen = dict(self._calls.view(core, loop))
         attempt = self._calls.attempt(loop, 0, "stream", seen)
         touched = await self._surroundings.ensure(loop)
@@ -122,8 +120,7 @@ class Feeding:
         depth = len(loop.visit)
         journal = self._scope.journal
         for event, path, visit, _ in journal.facts(entered, journal.state.seq + 1):
-            if isinstance(event, RunRewound):
-                continue  # what was taken again is told again
+            # What a rewind superseded is told again by now, or lies beyond `current`.
             if isinstance(event, ItemTaken) and path == loop.path and visit[:depth] == loop.visit:
                 number = visit[depth]
                 if number <= current:
@@ -189,7 +186,7 @@ class Feeding:
             C.ItemMade(address, Raw(text), seen.version, touched, attempt.looked), blobs
         )
 
-    def _data(self, loop: Address, seq: int | None) -> Mapping[str, Cell] | None:
+    def _data(self, loop: Address, seq: int | None) -> Mapping[str, Cell]:
         """The state that a production sees; None: as it is now."""
         if seq is None:
             return dict(self._calls.view(self._scope.journal.state.core, loop))

@@ -108,9 +108,9 @@ class Execution:
         """
 
         async def all_of_it(beside: TaskGroup) -> None:
+            self._crew = Crew(beside, self.performer.perform)
             beside.start_soon(self._flush_metrics)
             self.scope.live.hosts = beside
-            self._crew = Crew(beside, self.performer.perform)
             self.performer.feeding.host = self._crew.host
             self.performer.on(C.LeaveLoop, self._leave)
             try:
@@ -238,7 +238,7 @@ class Execution:
                     attempt.metrics.extendleft(reversed(metrics))
                 else:
                     attempt.flushed.extend(metrics)
-            if self.stop_signal is not None and hasattr(self, "_crew"):
+            if self.stop_signal is not None:
                 self._crew.wake()
 
     def _applied(self, facts: Sequence[Fact]) -> None:
