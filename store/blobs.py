@@ -17,6 +17,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -116,9 +117,11 @@ class FileBlobs:
     def get(self, digest: str, *, named_by: str = "") -> bytes:
         path = self.path(digest)
         try:
-            data = path.read_bytes()
+            data = _read_file(path)
         except (FileNotFoundError, NotADirectoryError):
             raise BlobMissing(digest, path, named_by) from None
+        if data is None:
+            raise BlobCorrupt(digest, path, "something that is no file of its own", named_by)
         found = digest_of(data)
         if found != digest:
             raise BlobCorrupt(digest, path, found, named_by)
@@ -200,6 +203,18 @@ class MemoryBlobs:
 
     def copy(self) -> MemoryBlobs:
         return MemoryBlobs(dict(self._blobs))
+
+
+def _read_file(path: Path) -> bytes | None:
+    """What a plain file holds; None for a link, a device or a pipe, which might never end."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else None
 
 
 def _sync_folder(folder: Path) -> None:

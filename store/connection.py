@@ -17,6 +17,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from store.errors import (
+    SQL_ERRORS,
     StoreClosed,
     StoreError,
     StoreMissing,
@@ -26,7 +27,7 @@ from store.errors import (
 )
 from store.filesystem import refuse_network
 from store.records import durability_of
-from store.schema import is_current, migrate
+from store.schema import is_current, migrate, refuse_views
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -75,7 +76,7 @@ class Gate:
             self.check()
             try:
                 return self.raw.execute(sql, args).fetchall()
-            except sqlite3.Error as error:
+            except SQL_ERRORS as error:
                 raise self.translated(error) from error
 
     @contextmanager
@@ -91,7 +92,7 @@ class Gate:
                 except BaseException:
                     self.rollback()
                     raise
-            except sqlite3.Error as error:
+            except SQL_ERRORS as error:
                 raise self.translated(error) from error
 
     def use(self, durability: Durability) -> None:
@@ -100,7 +101,7 @@ class Gate:
             self.check()
             try:
                 _set_durability(self.raw, durability)
-            except sqlite3.Error as error:
+            except SQL_ERRORS as error:
                 raise self.translated(error) from error
             self.durability = durability
 
@@ -110,7 +111,7 @@ class Gate:
             if self.raw.in_transaction:
                 self.raw.execute("ROLLBACK")
 
-    def translated(self, error: sqlite3.Error) -> Exception:
+    def translated(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         return from_sqlite(error, self.path, timeout=self.timeout)
 
     def close(self) -> None:
@@ -134,7 +135,9 @@ def open_gate(
         else:
             _make_current(raw, path, timeout)
             _set_durability(raw, durability)
-    except sqlite3.Error as error:
+        raw.execute("PRAGMA trusted_schema = OFF")
+        refuse_views(raw, path)
+    except SQL_ERRORS as error:
         raw.close()
         raise from_sqlite(error, path, timeout=timeout) from error
     except BaseException:
@@ -180,7 +183,7 @@ def _connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
             check_same_thread=False,
             cached_statements=256,
         )
-    except sqlite3.Error as error:
+    except SQL_ERRORS as error:
         raise from_sqlite(error, path, timeout=timeout) from error
 
 
@@ -197,12 +200,17 @@ def _make_current(raw: sqlite3.Connection, path: Path, timeout: float) -> None:
                 migrate(raw, path)
         except sqlite3.OperationalError as error:
             # turning WAL on does not wait by the busy timeout when several processes create a file
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            busy = _code(error) == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_SECONDS)
         else:
             return
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Python's own errors have none; the extended code's low byte is the primary one
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _readable(raw: sqlite3.Connection, path: Path, timeout: float) -> sqlite3.Connection:
@@ -211,10 +219,17 @@ def _readable(raw: sqlite3.Connection, path: Path, timeout: float) -> sqlite3.Co
         current = is_current(raw, path)
     except sqlite3.OperationalError as error:
         wal = path.with_name(path.name + "-wal")
-        code = error.sqlite_errorcode & 0xFF
+        code = _code(error)
         cold = not wal.exists() or wal.stat().st_size == 0
-        if code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not cold:
+        if code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
+        if not cold:
+            raise StoreError(
+                f"The store {path} was not closed, and its last events are in {wal.name} beside "
+                "it. Reading those needs a file -shm, which this process cannot make there: copy "
+                "the store, its -wal and its folder of blobs to where you may write, and read "
+                "them there."
+            ) from error
         raw.close()
         raw = _connect(path, "ro&immutable=1", timeout)
         try:

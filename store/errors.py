@@ -3,7 +3,8 @@
 Rules: an error says what happened, where (file, run, seq), what was expected and what was found,
 and what to do next. Each one derives from `StoreError` and from the built-in that fits, so that
 `except LookupError` and `except OSError` mean what they always meant. No bare `sqlite3.Error` and
-no bare `OSError` of ours leaves the package: `from_sqlite` and `from_os` translate them.
+no bare `OSError` of ours leaves the package: `from_sqlite` and `from_os` translate them. What tells
+of a mistake in a call (`ProgrammingError`, `InterfaceError`) is none of a store's, and stays.
 
     StoreError (Exception)
     ├── UnknownRun (LookupError)              no run of that name in this store
@@ -30,6 +31,8 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from store.holding import told, writer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -173,12 +176,15 @@ class StoreUnwritable(StoreError, OSError):
 
 
 class StoreBusy(StoreError, TimeoutError):
-    def __init__(self, path: Path, seconds: float) -> None:
-        self.path = path
+    def __init__(self, path: Path, seconds: float, holder: int | None = None) -> None:
+        self.path, self.holder = path, holder
+        if holder is None:
+            who = "See which process has it open (a shell with an open transaction, a backup)"
+        else:
+            who = f"It is held by {told(holder)}: wait for that to end, or end it"
         super().__init__(
             f"The store {path} was held by another writer for more than {seconds:g} s, and "
-            "nothing was written. See which process has it open (a shell with an open "
-            "transaction, a backup), and try again."
+            f"nothing was written. {who}, and try again."
         )
 
 
@@ -197,7 +203,17 @@ class UnfitFilesystem(StoreError, OSError):
 
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT}
+# an SQLITE_ERROR is a schema that is not ours any more: our statements are fixed, and were right
+_CORRUPT = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_MISMATCH,
+}
+# Python's reader decodes text, that of SQLite's own messages too, and fails with either of these
+SQL_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+_UNDECODABLE = "Could not decode to UTF-8"
 _UNWRITABLE = {
     sqlite3.SQLITE_READONLY: "it is read-only",
     sqlite3.SQLITE_FULL: "the disk is full",
@@ -220,24 +236,30 @@ _OS_UNWRITABLE = {
 }
 
 
-def from_sqlite(error: sqlite3.Error, path: Path, *, timeout: float) -> Exception:
-    """What a raw SQLite error means here; errors of our own making come back as they are."""
+def from_sqlite(
+    error: sqlite3.Error | UnicodeDecodeError, path: Path, *, timeout: float
+) -> Exception:
+    """What a raw SQLite error means here; a mistake in the call comes back as it is."""
     text = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptLog(error.object.decode(errors="replace"), where=str(path))
     if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
         return StoreClosed(f"The store {path} is closed; open it again to use it.")
     # the extended code's low byte is the primary one
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _BUSY:
-        return StoreBusy(path, timeout)
+        return StoreBusy(path, timeout, writer_of(path))
     if code == sqlite3.SQLITE_NOTADB:
         return NotAStore(path, "it is no SQLite database")
     if code == sqlite3.SQLITE_PROTOCOL:
         return UnfitFilesystem(path, "SQLite's file locks do not work there")
-    if code in _CORRUPT:
+    if code in _CORRUPT or text.startswith(_UNDECODABLE):
         return CorruptLog(text, where=str(path))
     if code in _UNWRITABLE:
         return StoreUnwritable(path, f"{_UNWRITABLE[code]} ({text})")
-    return error
+    if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return error
+    return StoreError(f"SQLite refused to work on the store {path}: {text}")
 
 
 def from_os(error: OSError, path: Path) -> Exception:

@@ -1,9 +1,11 @@
 """Verifying a SQLite file: reads it as raw as possible and hands it to `verify`.
 
-Rules: SQLite's own check comes first. Text is read as bytes, so that even what is no UTF-8 is
-found by its chain instead of stopping the reader; what SQLite itself cannot read is a finding at
-the seq behind the last one that it could. Seals, and which snapshot is the last, are read before
-the events, so that a writer at work causes no finding. Bodies of snapshots are read one at a time.
+Rules: SQLite's own check comes first, then the text of the schema, whose triggers keep what is
+recorded. Text that is no UTF-8 is read as bytes, so that it is found by its chain instead of
+stopping the reader; what SQLite itself cannot read is a finding at the seq behind the last one that
+it could. Seals, and which snapshot is the last, are read before the events, so that a writer at
+work causes no finding. Bodies of snapshots are read one at a time. Clock times are in no chain:
+that one was changed is not found.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from store import verify
 from store.errors import CorruptLog, StoreError
 from store.records import Finding, genesis
+from store.schema import statements
 from store.verify import RawEvent, RawSnapshot, Sealed, Verifier
 
 if TYPE_CHECKING:
@@ -24,17 +27,23 @@ if TYPE_CHECKING:
 _CHUNK = 2048
 _MASK = (1 << 32) - 1
 _RUNS = (
-    "SELECT no, run, sealed_seq, sealed_chain, "
+    "SELECT no, CAST(run AS BLOB), CAST(name AS BLOB), typeof(created_at), "
+    "sealed_seq, sealed_chain, "
     "coalesce((SELECT max(seq) FROM snapshots WHERE snapshots.run = runs.no), 0) "
     "FROM runs WHERE ?1 IS NULL OR run = ?1 ORDER BY no"
 )
 _EVENTS = (
-    "SELECT e.id, t.name, p.name, e.visit, e.attempt, CAST(e.payload AS BLOB), e.chain "
+    "SELECT e.id, t.name, p.name, e.visit, e.attempt, e.payload, e.chain "
     "FROM events e LEFT JOIN types t ON t.id = e.type LEFT JOIN paths p ON p.id = e.path "
     "WHERE e.id > ? AND e.id <= ? ORDER BY e.id LIMIT ?"
 )
+_EVENTS_AS_BYTES = _EVENTS.replace(
+    "t.name, p.name, e.visit, e.attempt, e.payload",
+    "CAST(t.name AS BLOB), CAST(p.name AS BLOB), CAST(e.visit AS BLOB), e.attempt, "
+    "CAST(e.payload AS BLOB)",
+)
 _SNAPSHOT = (
-    "SELECT s.id, s.seq, e.chain, s.key, s.body, s.digest FROM snapshots s "
+    "SELECT s.id, s.seq, e.chain, CAST(s.key AS BLOB), s.body, s.digest FROM snapshots s "
     "LEFT JOIN events e ON e.id = (s.run << 32 | s.seq) AND s.seq > 0 "
     "WHERE s.id = (SELECT min(id) FROM snapshots WHERE run = ? AND id > ?)"
 )
@@ -57,16 +66,19 @@ def inspect(gate: Gate, blobs: FileBlobs, run: str | None) -> list[Finding]:
     except StoreError as error:
         return [*findings, _unreadable(error, run)]
     verifier = Verifier(blobs)
-    for no, name, seq, chain, snapshot in runs:
+    for no, run_bytes, title, clock, seq, chain, snapshot in runs:
         trouble: list[Finding] = []
-        sealed = Sealed(seq, chain or b"", snapshot)
+        name = _text(run_bytes)
+        if clock != "integer" or title is None or _text(title).encode() != title:
+            findings.append(Finding("head", name, None, "the row of the run is damaged"))
+        sealed = Sealed(_number(seq), chain or b"", _number(snapshot))
         events = _events(gate, name, no << 32, no << 32 | _MASK, trouble)
         findings += verifier.check(name, events, sealed, _snapshots(gate, no, name, trouble))
         findings += trouble
     return findings
 
 
-def follow(gate: Gate, no: int, run: str, after: int) -> list[Finding]:
+def follow(gate: Gate, no: int, run: str, after: int, until: int | None) -> list[Finding]:
     gate.check()
     after = max(0, min(after, _MASK))
     low = no << 32
@@ -79,11 +91,14 @@ def follow(gate: Gate, no: int, run: str, after: int) -> list[Finding]:
         return [_unreadable(error, run)]
     findings = verify.follow(
         run,
-        _events(gate, run, low | after, low | head, trouble),
+        _events(
+            gate, run, low | after, low | (head if until is None else min(head, until)), trouble
+        ),
         after=after,
-        start=rows[0][0] if rows else None,
+        start=_chain(rows[0][0]) if rows else None,
         head=head,
-        sealed=Sealed(seq, chain or b"", 0),
+        until=until,
+        sealed=Sealed(_number(seq), chain or b"", 0),
     )
     return [*findings, *trouble]
 
@@ -93,6 +108,12 @@ def _integrity(gate: Gate) -> Iterator[Finding]:
         for (line,) in gate.rows("PRAGMA integrity_check"):
             if line != "ok":
                 yield Finding("integrity", None, None, f"SQLite's integrity check says: {line}")
+        found = dict(gate.rows("SELECT name, CAST(sql AS BLOB) FROM sqlite_master"))
+        for name, text in statements().items():
+            if found.get(name) != text.encode():
+                kind = text.split()[1].lower()
+                what = f"the {kind} {name} is gone, or not what it was made as"
+                yield Finding("integrity", None, None, what)
         for no, count in gate.rows(_STRAY):
             what = f"{count} events belong to run number {no}, whose row is gone"
             yield Finding("head", None, None, what)
@@ -110,17 +131,36 @@ def _events(
 ) -> Iterator[RawEvent]:
     """The events with keys above `low`, up to and with `high`."""
     while True:
+        sound = True
         try:
-            rows: list[Any] = gate.rows(_EVENTS, (low, high, _CHUNK))
+            try:
+                rows: list[Any] = gate.rows(_EVENTS, (low, high, _CHUNK))
+            except CorruptLog:  # perhaps some text is no UTF-8
+                sound = False
+                rows = gate.rows(_EVENTS_AS_BYTES, (low, high, _CHUNK))
         except StoreError as error:
             trouble.append(_unreadable(error, run, (low & _MASK) + 1))
             return
-        for id_, type_, path, visit, attempt, payload, chain in rows:
-            text = payload.decode(errors="replace")
-            yield RawEvent(id_ & _MASK, type_, path, visit, attempt, text, chain)
+        for id_, *rest in rows:
+            yield RawEvent(id_ & _MASK, *rest) if sound and _is_sound(rest) else _raw(id_, *rest)
         if len(rows) < _CHUNK:
             return
         low = rows[-1][0]
+
+
+def _is_sound(columns: list[Any]) -> bool:
+    type_, path, visit, _, payload, chain = columns
+    names = type(type_) is str and type(path) is str  # where one is gone, `_raw` says so
+    return names and type(visit) is str and type(payload) is str and type(chain) is bytes
+
+
+def _raw(
+    id_: int, type_: Any, path: Any, visit: Any, attempt: Any, payload: Any, chain: Any
+) -> RawEvent:
+    """An event whose columns hold what they should not."""
+    kind, place = (None if name is None else _text(name) for name in (type_, path))
+    rest = _text(visit), attempt, _text(payload), _chain(chain)
+    return RawEvent(id_ & _MASK, kind, place, *rest)
 
 
 def _snapshots(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[RawSnapshot]:
@@ -133,5 +173,20 @@ def _snapshots(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterato
             return
         if not rows:
             return
-        last, *rest = rows[0]
-        yield RawSnapshot(*rest)
+        last, seq, chain, key, body, digest = rows[0]
+        yield RawSnapshot(_number(seq), chain, _text(key), body, digest)
+
+
+def _text(value: object) -> str:
+    """A text as it can be shown and hashed, whatever damage has made of it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else ""
+
+
+def _chain(value: object) -> bytes:
+    return value if type(value) is bytes else b""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -35,6 +35,12 @@ class Names:
                 sql = f"INSERT OR IGNORE INTO {self._table} (name) VALUES (?)"  # noqa: S608
                 raw.execute(sql, (name,))
             self._load()
+        if name not in self.ids:
+            # the index says that it is there, and the table that it is not
+            raise CorruptLog(
+                f"the name {name!r} cannot be found again in table {self._table}",
+                where=str(self._gate.path),
+            )
         return self.ids[name]
 
     def known(self, names: Collection[str]) -> list[int]:
@@ -58,5 +64,7 @@ class Names:
         last = max(self.spelled, default=0)
         sql = f"SELECT id, name FROM {self._table} WHERE id > ?"  # noqa: S608
         for number, name in self._gate.rows(sql, (last,)):
+            if not isinstance(name, str):
+                continue  # damage, which is told when an event has that number
             self.ids[name] = number
             self.spelled[number] = name

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from store import snapshots
 from store.blobs import FileBlobs
 from store.connection import Gate, open_gate
-from store.errors import CorruptLog, HeadMoved, RunExists, StoreError
+from store.errors import SQL_ERRORS, CorruptLog, HeadMoved, RunExists, StoreError
 from store.interning import Names
 from store.reading import COLUMNS, SHIFT, Reader
 from store.records import RunInfo, genesis, link, spell_visit
@@ -138,13 +138,15 @@ class SqliteStore:
                         _insert(raw, values, count, fresh=expected == 0)
             except BaseException as error:
                 self._heads.pop(run, None)
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, SQL_ERRORS):
                     raise self._refusal(error, run, expected) from error
                 raise
             self._heads[run] = _Head(head.no, expected + count, chain)
             return expected + count
 
-    def _refusal(self, error: sqlite3.Error, run: str, expected: int) -> Exception:
+    def _refusal(
+        self, error: sqlite3.Error | UnicodeDecodeError, run: str, expected: int
+    ) -> Exception:
         if isinstance(error, sqlite3.IntegrityError):
             found = self._find_head(run).seq
             if found != expected:
@@ -209,7 +211,10 @@ class SqliteStore:
         infos: list[RunInfo] = []
         for no in numbers:
             sql = "SELECT run, name, created_at FROM runs WHERE no = ?"
-            run, name, created_at = self._gate.rows(sql, (no,))[0]
+            rows = self._gate.rows(sql, (no,))
+            if not rows or list(map(type, rows[0])) != [str, str, int]:
+                raise CorruptLog(f"the row of run number {no} is damaged", where=str(self.path))
+            run, name, created_at = rows[0]
             infos.append(RunInfo(run, name, created_at, self._reader.last(no)[0], owners.get(run)))
         return infos
 
@@ -234,15 +239,15 @@ class SqliteStore:
         """Own the run, which need not exist yet; RunLocked names the owner if there is one."""
         return self._tenancy.lease(run, note, before_release=self._seal)
 
-    def check(self, run: str, after: int = 0) -> list[Finding]:
+    def check(self, run: str, after: int = 0, until: int | None = None) -> list[Finding]:
         """Whether the run may be continued from seq `after`: a part of `verify`, and fast.
 
-        Nothing before `after` is read. The log reaches what was sealed, and what lies behind
-        `after` is gapless up to the head and chained to the event at `after`.
+        Nothing before `after` is read, and nothing behind `until` (None: the head). The log reaches
+        `until`, or what was sealed; what lies in between is gapless and chained to `after`.
         """
         from store.inspection import follow
 
-        return follow(self._gate, self._reader.number(run), run, after)
+        return follow(self._gate, self._reader.number(run), run, after, until)
 
     def verify(self, run: str | None = None) -> list[Finding]:
         """Everything that is wrong with one run, or with the whole file."""
@@ -264,7 +269,7 @@ class SqliteStore:
                     with gate.writing() as raw:
                         for run in self._heads:
                             self._seal(raw, run)
-                except (StoreError, sqlite3.Error):
+                except StoreError:
                     pass  # a seal is a help for verify, not a fact
             gate.close()
 
@@ -295,7 +300,7 @@ class SqliteStore:
 
     def _read_uuid(self) -> str:
         rows = self._gate.rows("SELECT value FROM meta WHERE key = 'uuid'")
-        if not rows:
+        if not rows or not isinstance(rows[0][0], str):
             raise CorruptLog("the row with the store's UUID is gone", where=str(self.path))
         return rows[0][0]
 

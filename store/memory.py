@@ -201,17 +201,18 @@ class MemoryStore:
         if self._owners.get(run) is owner:
             del self._owners[run]
 
-    def check(self, run: str, after: int = 0) -> list[Finding]:
+    def check(self, run: str, after: int = 0, until: int | None = None) -> list[Finding]:
         """Whether the run may be continued from seq `after`: a part of `verify`, and fast."""
         kept, after = self._run(run), max(0, after)
         return list(
             follow(
                 run,
-                (_raw(record) for record in kept.records[after:]),
+                (_raw(record) for record in kept.records[after:until]),
                 after=after,
                 start=kept.chain(run, after),
                 head=len(kept.records),
                 sealed=Sealed(0, b"", 0),
+                until=until,
             )
         )
 

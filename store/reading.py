@@ -83,7 +83,13 @@ class Reader:
         """The last seq of a run and its chain; (0, b"") where there is none."""
         sql = "SELECT id, chain FROM events WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT 1"
         rows = self._gate.rows(sql, (no << SHIFT, no << SHIFT | MASK))
-        return (rows[0][0] & MASK, rows[0][1]) if rows else (0, b"")
+        if not rows:
+            return 0, b""
+        id_, chain = rows[0]
+        if type(chain) is not bytes:
+            what = f"event {id_ & MASK} of run number {no} has no chain"
+            raise CorruptLog(what, where=str(self._gate.path))
+        return id_ & MASK, chain
 
     def _stream(
         self, run: str, sql: str, low: int, high: int, chosen: list[int]
@@ -109,6 +115,14 @@ class Reader:
             indices = parsed.get(visit)
             if indices is None:
                 indices = self._parse(run, id_ & MASK, visit)
+            if not (
+                type(payload) is str
+                and type(attempt) is int
+                and type(at) is int
+                and type(chain) is bytes
+            ):
+                what = "a column of it holds what none can hold"
+                raise CorruptLog(what, where=str(self._gate.path), run=run, seq=id_ & MASK)
             record = run, id_ & MASK, at, type_, path, indices, attempt, payload, chain
             found.append(_make(Record, record))
         return found
@@ -118,7 +132,7 @@ class Reader:
             self._parsed.clear()
         try:
             indices = self._parsed[visit] = parse_visit(visit)
-        except ValueError:
+        except (ValueError, AttributeError):  # no text is damage too
             what = f"its visit reads {visit!r}"
             raise CorruptLog(what, where=str(self._gate.path), run=run, seq=seq) from None
         return indices

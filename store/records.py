@@ -118,4 +118,6 @@ def fits(run: str, seq: int, chain: bytes | None, key: str, body: bytes, digest:
     """Whether a snapshot was made of the history that ends with `chain`, None where it is gone."""
     if seq == 0:
         chain = genesis(run)
-    return chain is not None and tie(chain, key, body) == digest
+    if type(chain) is not bytes or type(body) is not bytes:  # gone, or damaged
+        return False
+    return tie(chain, key, body) == digest

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
-from store.errors import NotAStore, StoreTooNew
+from store.errors import CorruptLog, NotAStore, StoreTooNew
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x45765374  # "EvSt"
 VERSION = 1
 
-_TABLES = (
+_TABLES: tuple[str, ...] = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     "CREATE TABLE paths (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
@@ -111,6 +111,14 @@ def is_current(db: sqlite3.Connection, path: Path) -> bool:
     )
 
 
+def refuse_views(db: sqlite3.Connection, path: Path) -> None:
+    """Raises `CorruptLog` where what must be a table is something else, which may never end."""
+    tables = {text.split()[2] for text in _TABLES if text.startswith("CREATE TABLE")}
+    for name, kind in db.execute("SELECT name, type FROM sqlite_master"):
+        if name in tables and kind != "table":
+            raise CorruptLog(f"{name} is a {kind}, and must be a table", where=str(path))
+
+
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Bring an empty or older file up to date; of several processes, one does and the rest see."""
     from sqlite_utils import Database, Migrations
@@ -132,16 +140,22 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _tables(database: Database) -> None:
-    # sqlite-utils types this loosely
-    run = cast("Callable[..., sqlite3.Cursor]", database.execute)  # pyright: ignore[reportUnknownMemberType]
-    for statement in _TABLES:
-        run(statement)
+def statements() -> dict[str, str]:
+    """What a current file's schema is made of: the text of each table, view and trigger."""
+    texts = list(_TABLES)
     for table, deeds in _KEPT:
         for deed in deeds:
             verb = deed.split()[0].lower()
-            run(
+            texts.append(
                 f"CREATE TRIGGER {table}_refuse_{verb} BEFORE {deed} ON {table} BEGIN "
                 f"SELECT RAISE(ABORT, '{table} is append-only: {verb} refused'); END"
             )
+    return {text.split()[2]: text for text in texts}
+
+
+def _tables(database: Database) -> None:
+    # sqlite-utils types this loosely
+    run = cast("Callable[..., sqlite3.Cursor]", database.execute)  # pyright: ignore[reportUnknownMemberType]
+    for statement in statements().values():
+        run(statement)
     run("INSERT INTO meta (key, value) VALUES ('uuid', ?)", [str(uuid4())])

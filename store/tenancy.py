@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from store.connection import Gate
 
 _TRIES = 3
+_COLUMNS: list[type] = [int, str, int, str]  # as they are unless the file is damaged
 _SAVE = (
     "INSERT INTO leases (run, pid, host, since, note) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (run) DO UPDATE SET "
@@ -73,7 +74,7 @@ class Tenancy:
     ) -> None:
         try:
             # the lock must go even where the row cannot
-            with suppress(StoreError, sqlite3.Error), self._gate.writing() as raw:
+            with suppress(StoreError), self._gate.writing() as raw:
                 before_release(raw, run)
                 raw.execute(
                     "DELETE FROM leases WHERE run = ? AND pid = ? AND since = ?",
@@ -90,7 +91,7 @@ class Tenancy:
     def owners(self) -> dict[str, Owner]:
         """The living owner of every run that has one."""
         living: dict[str, Owner] = {}
-        for (run,) in self._gate.rows("SELECT run FROM leases"):
+        for (run,) in self._gate.rows("SELECT run FROM leases WHERE typeof(run) = 'text'"):
             owner = self._owner(run, place_of(self._uuid, self._gate.path, run))
             if owner is not None:
                 living[run] = owner
@@ -102,6 +103,6 @@ class Tenancy:
             return None
         rows = self._gate.rows("SELECT pid, host, since, note FROM leases WHERE run = ?", (run,))
         # pid 0: the holder lives in another pid namespace, and only its row knows its number
-        if rows and pid in (0, rows[0][0]):
+        if rows and pid in (0, rows[0][0]) and list(map(type, rows[0])) == _COLUMNS:
             return Owner(*rows[0])
         return Owner(pid, socket.gethostname(), 0, "")

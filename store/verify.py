@@ -138,12 +138,14 @@ def follow(
     start: bytes | None,
     head: int,
     sealed: Sealed,
+    until: int | None = None,
 ) -> Iterator[Finding]:
-    """Whether a run may be continued from seq `after`: `events` are those behind it.
+    """Whether a run may be continued from seq `after`: `events` are those behind it, up to `until`.
 
     `start` is the chain at `after`, None where there is none. Payloads are not looked at.
     """
-    yield from _beginning(run, after, start, head, sealed)
+    stop = head if until is None else min(head, until)
+    yield from _beginning(run, after, start, head, sealed, whole=until is None or until > head)
     if head < after:
         return
     last, chain = after, start
@@ -160,14 +162,14 @@ def follow(
         if seq == sealed.seq and own != sealed.chain:
             yield _rewritten(run, seq)
         last, chain = seq, own
-    if last < head:
-        yield _gap(run, last, head + 1)
+    if last < stop:
+        yield _gap(run, last, stop + 1)
 
 
 def _beginning(
-    run: str, after: int, start: bytes | None, head: int, sealed: Sealed
+    run: str, after: int, start: bytes | None, head: int, sealed: Sealed, *, whole: bool
 ) -> Iterator[Finding]:
-    if head < sealed.seq:
+    if whole and head < sealed.seq:
         what = f"the log ends at seq {head}, but {sealed.seq} was sealed"
         yield Finding("head", run, head + 1, what)
     elif head < after:
@@ -242,6 +244,8 @@ def _gap(run: str, last: int, found: int) -> Finding:
 
 
 def _tail(run: str, last: int, sealed: Sealed) -> Iterator[Finding]:
+    if sealed.chain and not sealed.seq:
+        yield Finding("head", run, None, "a chain was sealed, and its seq is gone")
     if last < sealed.seq:
         what = f"the log ends at seq {last}, and had reached seq {sealed.seq}"
         yield Finding("head", run, last + 1, what)

@@ -417,6 +417,8 @@ def test_check_finds_nothing_wrong_with_a_sound_run(store: EventStore) -> None:
     (finding,) = store.check("r", 3001)
     assert (finding.kind, finding.run, finding.seq) == ("head", "r", 3001)
     assert "ends at seq 3000" in finding.what
+    for after, until in ((0, 0), (0, 1), (2, 1000), (3000, 3000)):
+        assert store.check("r", after, until) == []
     with pytest.raises(UnknownRun):
         store.check("q")
 

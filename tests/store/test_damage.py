@@ -6,6 +6,7 @@ exact findings.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -16,7 +17,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from store import BlobCorrupt, BlobMissing, HeadMoved, NewEvent, StoreUnwritable, open_store
+from store import (
+    BlobCorrupt,
+    BlobMissing,
+    CorruptLog,
+    HeadMoved,
+    NewEvent,
+    StoreError,
+    StoreUnwritable,
+    open_store,
+)
+from store.holding import told, writer_of
 
 if TYPE_CHECKING:
     from store import Finding, SqliteStore
@@ -29,11 +40,13 @@ def fill(store: SqliteStore, count: int = 6) -> None:
 
 def deed(file: Path, *statements: str) -> None:
     db = sqlite3.connect(file, isolation_level=None)
-    triggers = db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for (name,) in triggers:
+    triggers = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
         db.execute(f"DROP TRIGGER {name}")
     for statement in statements:
         assert db.execute(statement).rowcount != 0, statement
+    for _, sql in triggers:
+        db.execute(sql)
     db.close()
 
 
@@ -64,7 +77,7 @@ def place(finding: Finding) -> tuple[str, str | None, int | None]:
         ("DELETE FROM events", [("head", "r", 1)]),
         ("DELETE FROM runs", [("head", None, None)]),
         ("DELETE FROM types", [("chain", "r", seq) for seq in range(1, 7)]),
-        ("UPDATE runs SET sealed_chain = x'00'", [("head", "r", 6)]),
+        ("UPDATE runs SET sealed_chain = x'00'", [("head", "r", 6), ("head", "untouched", None)]),
     ],
 )  # fmt: skip
 def test_a_deed_is_found_where_it_was_done(
@@ -129,6 +142,19 @@ def test_check_names_the_end_and_the_seal(file: Path) -> None:
     assert str(finding) == "run 'r', seq 5: the log ends at seq 4, but 10 was sealed"
 
 
+def test_check_looks_no_further_than_it_was_told(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store, 10)
+    deed(file, "DELETE FROM events WHERE id > (1 << 32) + 8")
+    deed(file, "UPDATE events SET payload = '{}' WHERE id = (1 << 32) + 5")
+    with open_store(file, read_only=True) as store:
+        assert store.check("r", 0, 4) == []
+        assert [place(finding) for finding in store.check("r", 2, 5)] == [("chain", "r", 5)]
+        assert store.check("r", 5, 8) == []
+        ends = [place(finding) for finding in store.check("r", 5, 9)]
+        assert ends == [("head", "r", 9)]
+
+
 def test_check_reads_nothing_before_the_point_of_resume(file: Path) -> None:
     with open_store(file) as store:
         fill(store, 5000)
@@ -176,7 +202,11 @@ def test_a_snapshot_of_another_past_is_passed_over(file: Path) -> None:
     with open_store(file) as store:
         fill(store)
         store.save_snapshot("r", 5, "k", b"of the old past")
-    deed(file, "DELETE FROM events WHERE id >= (1 << 32) + 5", "UPDATE runs SET sealed_seq = 0")
+    deed(
+        file,
+        "DELETE FROM events WHERE id >= (1 << 32) + 5",
+        "UPDATE runs SET sealed_seq = 0, sealed_chain = NULL",
+    )
     with open_store(file) as store:
         store.append("r", 4, [NewEvent("T", "another")] * 3)
         assert store.snapshot("r", 7, "k") is None
@@ -373,3 +403,131 @@ def test_a_blob_that_cannot_be_written_is_told(file: Path) -> None:
         with pytest.raises(StoreUnwritable):
             store.blobs.put(b"x")
         assert not store.blobs.has("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "what"),
+    [
+        ("DROP TRIGGER events_refuse_delete", "integrity", "the trigger events_refuse_delete is"),
+        ("DROP VIEW event_log", "integrity", "the view event_log is gone"),
+        ("UPDATE runs SET sealed_seq = 0", "head", "a chain was sealed, and its seq is gone"),
+    ],
+)
+def test_what_keeps_the_log_is_verified_too(file: Path, change: str, kind: str, what: str) -> None:
+    with open_store(file) as store:
+        fill(store)
+    db = sqlite3.connect(file, isolation_level=None)
+    db.execute(change)
+    db.close()
+    with open_store(file, read_only=True) as store:
+        (finding,) = store.verify()
+    assert finding.kind == kind
+    assert what in str(finding)
+
+
+# what a flipped byte makes of a column, which no statement could write; the schema is put back
+LOOSE = """
+PRAGMA writable_schema = ON;
+UPDATE sqlite_master SET sql = replace(replace(sql, 'STRICT', ''), 'NOT NULL', '');
+PRAGMA writable_schema = RESET;
+"""
+
+
+def loosely(file: Path, change: str) -> None:
+    """Change a store as if its columns took anything."""
+    db = sqlite3.connect(file, isolation_level=None)
+    schema = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    db.executescript(LOOSE)
+    db.close()
+    db = sqlite3.connect(file, isolation_level=None)
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        db.execute(f"DROP TRIGGER {name}")
+    assert db.execute(change).rowcount > 0
+    for _, sql in schema:
+        if sql.startswith("CREATE TRIGGER"):
+            db.execute(sql)
+    db.execute("PRAGMA writable_schema = ON")
+    for name, sql in schema:
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
+    db.execute("PRAGMA writable_schema = RESET")
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("UPDATE events SET payload = NULL WHERE visit = '3'", "chain"),
+        ("UPDATE events SET payload = x'7b7d' WHERE visit = '3'", "chain"),
+        ("UPDATE events SET payload = CAST(x'22ff22' AS TEXT) WHERE visit = '3'", "chain"),
+        ("UPDATE events SET visit = NULL WHERE visit = '3'", "chain"),
+        ("UPDATE events SET visit = CAST(x'33ff' AS TEXT) WHERE visit = '3'", "chain"),
+        ("UPDATE events SET attempt = NULL WHERE visit = '3'", "chain"),
+        ("UPDATE events SET chain = NULL WHERE visit = '6'", "chain"),
+        ("UPDATE events SET chain = 'text' WHERE visit = '6'", "chain"),
+        ("UPDATE types SET name = NULL", "chain"),
+        ("UPDATE types SET name = CAST(x'ff' AS TEXT)", "chain"),
+        ("UPDATE paths SET name = 7.5", "chain"),
+        ("UPDATE runs SET name = NULL", "head"),
+        ("UPDATE runs SET created_at = 'soon'", "head"),
+        ("UPDATE runs SET sealed_seq = 'x', sealed_chain = 5", "head"),
+        ("UPDATE snapshots SET body = NULL", "snapshot"),
+        ("UPDATE snapshots SET digest = 'text'", "snapshot"),
+    ],
+)
+def test_a_column_of_another_type_is_damage(file: Path, change: str, kind: str) -> None:
+    with open_store(file) as store:
+        fill(store)
+        store.save_snapshot("r", 6, "k", b"body")
+    loosely(file, change)
+    with open_store(file) as store:
+        assert kind in {finding.kind for finding in store.verify()}
+        store.check("r")
+        for use in (
+            lambda: list(store.read("r")),
+            lambda: store.latest("r", ["T"]),
+            lambda: store.head("r"),
+            lambda: store.run("r"),
+            store.runs,
+            lambda: store.snapshot("r", 6, "k"),
+            lambda: store.append("r", 6, [NewEvent("New", "path")]),
+        ):
+            with contextlib.suppress(StoreError):
+                use()
+
+
+def test_a_name_that_only_the_index_has_is_damage(file: Path) -> None:
+    with open_store(file) as store:
+        fill(store)
+    content = file.read_bytes()
+    with open_store(file) as store:
+        page = store._gate.raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'types'")
+        start = (page.fetchone()[0] - 1) * 4096
+    at = content.index(b"T", start + 4000, start + 4096)
+    file.write_bytes(content[:at] + b"U" + content[at + 1 :])
+    with open_store(file) as store:
+        with pytest.raises(CorruptLog, match="'T' cannot be found again in table types"):
+            store.append("r", 6, [NewEvent("T")])
+        assert store.head("r") == 6
+
+
+def test_the_writer_in_the_way_is_looked_up_in_the_locks_of_the_system(file: Path) -> None:
+    with open_store(file) as store:
+        store.create_run("r", "n", [])
+        shared = file.with_name("events.db-shm").stat()
+        place = f"{os.major(shared.st_dev):02x}:{os.minor(shared.st_dev):02x}:{shared.st_ino}"
+        line = "POSIX  ADVISORY "
+        for locks, pid in {
+            f"1: {line} WRITE 4711 {place} 120 120\n": 4711,
+            f"1: {line} READ 9 {place} 124 124\n2: {line} WRITE 4711 {place} 0 EOF\n": 4711,
+            f"1: {line} READ 4711 {place} 120 120\n": None,
+            f"1: {line} WRITE 4711 {place} 121 128\n": None,
+            f"1: {line} WRITE 4711 00:00:1 120 120\n": None,
+            f"1: -> {line} WRITE 4711 {place} 120 120\n": None,
+            f"1: {line} WRITE {os.getpid()} {place} 120 120\n": None,
+            f"1: {line} WRITE 0 {place} 120 120\n": None,
+            "": None,
+        }.items():
+            assert writer_of(file, locks) == pid, locks
+    assert writer_of(file) is None  # closed: nothing is shared any more
+    assert told(os.getpid()).startswith(f"process {os.getpid()}")
+    assert told(2**22 + 1) == f"process {2**22 + 1}"

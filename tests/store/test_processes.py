@@ -289,11 +289,16 @@ def test_a_deleted_lock_file_is_made_anew(file: Path) -> None:
 # one warm process forks one victim per statement: SIGKILL just before the statement runs
 KILL_AT_EVERY_STATEMENT = """
 import os, signal, sqlite3, sys, store, sqlite_utils
-folder, n = sys.argv[1], 0
+folder, old, n = sys.argv[1], sys.argv[2] == "old", 0
 connect = sqlite3.connect
 while True:
     n += 1
     file = f"{folder}/{n}.db"
+    if old:  # a file whose format's number is that of an older one
+        store.open_store(file).close()
+        db = connect(file)
+        db.execute("PRAGMA user_version = 0")
+        db.close()
     pid = os.fork()
     if pid == 0:
         left = n
@@ -321,11 +326,12 @@ print(n)
 """
 
 
-def test_a_kill_at_any_statement_of_the_creation_leaves_a_usable_file(
-    tmp_path: Path, child: Start
+@pytest.mark.parametrize(("kind", "least"), [("new", 25), ("old", 6)])
+def test_a_kill_at_any_statement_of_a_migration_leaves_a_usable_file(
+    tmp_path: Path, child: Start, kind: str, least: int
 ) -> None:
-    statements = int(child(KILL_AT_EVERY_STATEMENT, tmp_path).finish())
-    assert statements > 25
+    statements = int(child(KILL_AT_EVERY_STATEMENT, tmp_path, kind).finish())
+    assert statements > least
     assert len(list(tmp_path.glob("*.db"))) == statements
 
 
