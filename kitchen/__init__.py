@@ -2,9 +2,10 @@
 
 The public names, by floor:
 
-- what to run: `workflow`, `WorkflowBuilder`, `Workflow`, `Stage`, `Resource`
-- what user code is handed: `Context`
-- make it happen: `run`, `resume`, `run_async`, `resume_async`, `Run`
+- what to run: `workflow`, `WorkflowBuilder`, `Workflow`, `Stage`, `Resource`, `Retry`,
+  `Secret`
+- what user code is handed: `Context`, `Failure`
+- make it happen: `run`, `resume`, `run_async`, `resume_async`, `cancel`, `Run`
 - what happened: `history`, `History`
 - what can go wrong: everything in `kitchen.errors`, each by its name here too
 """
@@ -23,6 +24,8 @@ from kitchen.errors import (
     ConfigError,
     CorruptStore,
     CorruptValue,
+    EffectUndecided,
+    Fatal,
     ForeignStore,
     FrozenValue,
     HistoryError,
@@ -33,12 +36,15 @@ from kitchen.errors import (
     NotResumable,
     NotResumableWarning,
     ResourceError,
+    RunCancelled,
     RunError,
     RunExists,
     RunHeld,
     RunInterrupted,
     RunLost,
     RunMismatch,
+    StageRefused,
+    StageTimeout,
     StaleContext,
     StateError,
     StoreError,
@@ -47,18 +53,23 @@ from kitchen.errors import (
     UnknownResource,
     UnknownRun,
     UnknownWorkflow,
+    WorkerLost,
     WorkflowChanged,
     WorkflowError,
 )
+from kitchen.runner.secret import Secret
 from kitchen.workflow.builder import WorkflowBuilder
 from kitchen.workflow.decorator import workflow
 from kitchen.workflow.definition import Workflow
+from kitchen.workflow.retry import Retry
 from kitchen.workflow.stage import Resource, Stage
 
 if TYPE_CHECKING:
     from kitchen.adapters.event_store import StoreLike
-    from kitchen.api import Run, resume, resume_async, run, run_async
+    from kitchen.api import cancel, resume, resume_async, run, run_async
+    from kitchen.ended import Run
     from kitchen.history.history import History
+    from kitchen.machine.parts import Failure
     from kitchen.runner.context import Context
 
 __version__ = "0.1.0"
@@ -70,6 +81,9 @@ __all__ = [
     "Context",
     "CorruptStore",
     "CorruptValue",
+    "EffectUndecided",
+    "Failure",
+    "Fatal",
     "ForeignStore",
     "FrozenValue",
     "History",
@@ -82,14 +96,19 @@ __all__ = [
     "NotResumableWarning",
     "Resource",
     "ResourceError",
+    "Retry",
     "Run",
+    "RunCancelled",
     "RunError",
     "RunExists",
     "RunHeld",
     "RunInterrupted",
     "RunLost",
     "RunMismatch",
+    "Secret",
     "Stage",
+    "StageRefused",
+    "StageTimeout",
     "StaleContext",
     "StateError",
     "StoreError",
@@ -98,10 +117,12 @@ __all__ = [
     "UnknownResource",
     "UnknownRun",
     "UnknownWorkflow",
+    "WorkerLost",
     "Workflow",
     "WorkflowBuilder",
     "WorkflowChanged",
     "WorkflowError",
+    "cancel",
     "errors",
     "history",
     "resume",
@@ -113,8 +134,10 @@ __all__ = [
 
 _LAZY = {
     "Context": "kitchen.runner.context",
+    "Failure": "kitchen.machine.parts",
     "History": "kitchen.history.history",
-    "Run": "kitchen.api",
+    "Run": "kitchen.ended",
+    "cancel": "kitchen.api",
     "resume": "kitchen.api",
     "resume_async": "kitchen.api",
     "run": "kitchen.api",

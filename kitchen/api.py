@@ -10,40 +10,37 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import finalize
 
 import anyio
 
 from kitchen.adapters.event_store import StoreLike, opened
+from kitchen.ended import Run, ended_run, untyped
 from kitchen.errors import (
     ArgumentError,
     KitchenError,
     NotResumable,
-    RunError,
     RunExists,
-    RunInterrupted,
+    RunHeld,
     UnknownRun,
 )
 from kitchen.history.history import History
-from kitchen.history.metrics import Point, series
-from kitchen.log.journal import Journal
-from kitchen.log.reader import fact_of, recorded_ir, started
-from kitchen.machine import cells
-from kitchen.machine.chart import compile_workflow
-from kitchen.machine.codec import Codec
-from kitchen.machine.codec.frozen import FrozenDict
-from kitchen.machine.events import Failure, spell
+from kitchen.log.reader import started
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
-from kitchen.runner import config as configs
-from kitchen.runner import start
+from kitchen.runner import cancelling, start
 from kitchen.runner.locate import recorded_workflow, workflow_at
+from kitchen.runner.stopping import GRACE
+from kitchen.runner.workers.messages import check_not_importing
 from kitchen.workflow.definition import Workflow
 
 C = TypeVar("C")
@@ -51,42 +48,6 @@ S = TypeVar("S")
 
 
 _RUN_ID = re.compile(r"[^\W_][^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,199}")
-
-
-class RunState(FrozenDict):
-    """The final state: a read-only mapping whose keys are attributes too."""
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            raise AttributeError(f"the state has no {key!r}") from None
-
-
-class Run(Generic[C, S]):
-    """A run as it stood when this process was done with it.
-
-    `status`: "completed", "failed" or "interrupted". `metrics`: the points that count, by name.
-    """
-
-    def __init__(
-        self,
-        id: str,  # noqa: A002  (pinned by the design)
-        status: str,
-        state: S,
-        config: C,
-        metrics: Mapping[str, Sequence[Point]],
-        failure: Failure | None = None,
-    ) -> None:
-        self.id = id
-        self.status = status
-        self.state = state
-        self.config = config
-        self.metrics = metrics
-        self.failure = failure
-
-    def __repr__(self) -> str:
-        return f"<Run {self.id!r}: {self.status}>"
 
 
 async def run_async(
@@ -100,6 +61,7 @@ async def run_async(
     if_exists: str = "error",
     durability: str = "process",
     observers: Sequence[RunObserver] = (),
+    grace: float = GRACE,
     signals: bool = False,
     quiet: bool = True,
 ) -> Run[C, S]:
@@ -110,11 +72,12 @@ async def run_async(
     _check_arguments(workflow, run_id, if_exists)
     _durability(durability)
     start.check_rank()
+    check_not_importing()
     with opened(store, durability=durability) as events:
         if durability == "power":
             events.use("power")  # a store that was open already may have been made for less
         name = run_id if run_id is not None else start.new_run_id(workflow.name)
-        options = start.Options(adapters, observers, signals, quiet)
+        options = start.Options(adapters, observers, signals, quiet, _grace(grace))
         with events.lease(name, note=workflow.name):
             if run_id is not None and _exists(events, run_id):
                 if if_exists == "error":
@@ -122,10 +85,11 @@ async def run_async(
                         f"there is a run {run_id!r} already",
                         hint='resume it, choose another id, or have it taken up: if_exists="resume"',
                     )
-                start.check_same(started(events, run_id), workflow, config, seed)
-                return _ended(await start.take_up_run(workflow, events, run_id, options), workflow)
+                asked = start.check_same(started(events, run_id), workflow, config, seed)
+                ended = await start.take_up_run(workflow, events, run_id, options, asked)
+                return ended_run(ended, workflow)
             ended = await start.start(workflow, config, events, name, seed, options)
-            return _ended(ended, workflow)
+            return ended_run(ended, workflow)
 
 
 async def resume_async(
@@ -136,11 +100,14 @@ async def resume_async(
     adapters: Mapping[str, Any] | None = None,
     durability: str | None = None,
     observers: Sequence[RunObserver] = (),
+    decide: Mapping[str, Any] | None = None,
+    grace: float = GRACE,
     signals: bool = False,
     quiet: bool = True,
 ) -> Run[Any, Any]:
     """`resume` for a program that has an event loop already. Raises what `resume` raises."""
     start.check_rank()
+    check_not_importing()
     with opened(store, create=False) as events:
         events.run(run_id)
         with events.lease(run_id):
@@ -148,9 +115,9 @@ async def resume_async(
             events.use(_durability(recorded if durability is None else durability))
             found = _found(workflow, events, run_id)
             if found is None:
-                return _untyped(events, run_id)
-            options = start.Options(adapters, observers, signals, quiet)
-            return _ended(await start.take_up_run(found, events, run_id, options), found)
+                return untyped(events, run_id)
+            options = start.Options(adapters, observers, signals, quiet, _grace(grace), decide)
+            return ended_run(await start.take_up_run(found, events, run_id, options), found)
 
 
 def _found(
@@ -181,6 +148,7 @@ def run(
     if_exists: str = "error",
     durability: str = "process",
     observers: Sequence[RunObserver] = (),
+    grace: float = GRACE,
 ) -> Run[C, S]:
     """Run a workflow to its end.
 
@@ -206,6 +174,7 @@ def run(
             if_exists=if_exists,
             durability=durability,
             observers=observers,
+            grace=grace,
             signals=True,
             quiet=False,
         )
@@ -220,14 +189,18 @@ def resume(
     adapters: Mapping[str, Any] | None = None,
     durability: str | None = None,
     observers: Sequence[RunObserver] = (),
+    decide: Mapping[str, Any] | None = None,
+    grace: float = GRACE,
 ) -> Run[Any, Any]:
     """Take up a run where it was left, and run it to its end. A completed one is returned as it is.
 
     Without `workflow` (a `Workflow` or "module:name") the code is found by what the log recorded;
-    without `durability` it is what the run was started with.
+    without `durability` it is what the run was started with. `decide` says of stages with
+    effect="once" that were stopped in the middle, by path: "retry", "skip", or a mapping of the
+    changes to the state that they would have made, which is "skip" as well. `grace`: as in `run`.
 
-    Raises `RunError`, `RunInterrupted`, `ArgumentError`, `UnknownRun`, `RunHeld`, `NotResumable`,
-    `WorkflowChanged`, `StoreError`.
+    Raises `RunError`, `RunInterrupted`, `RunCancelled`, `ArgumentError`, `UnknownRun`, `RunHeld`,
+    `EffectUndecided`, `NotResumable`, `WorkflowChanged`, `StoreError`.
     """
     _check_no_loop("resume_async")
     return anyio.run(
@@ -239,82 +212,54 @@ def resume(
             adapters=adapters,
             durability=durability,
             observers=observers,
+            decide=decide,
+            grace=grace,
             signals=True,
             quiet=False,
         )
     )
 
 
+def cancel(run_id: str, *, store: StoreLike = None, wait: float = 60.0) -> str:
+    """End a run for good; how it then stands ("completed" if it came to its end before).
+
+    A run that another process executes is ended by that process: what is async is cancelled, what
+    is not gets its grace period, resources are closed. It is waited for `wait` seconds; if it has
+    heard by then, it ends all the same.
+
+    Raises `UnknownRun`, `RunHeld` where it has not ended by then, `StoreError`.
+    """
+    who = f"pid {os.getpid()} on {socket.gethostname()}"
+    with opened(store, create=False) as events:
+        events.run(run_id)
+        until = time.monotonic() + wait
+        asked = None
+        try:
+            while True:
+                try:
+                    with events.lease(run_id, note="cancel"):
+                        return cancelling.end(events, run_id, who)
+                except RunHeld:
+                    if asked is None or not asked.exists():  # it may have begun just now
+                        asked = cancelling.ask(events, run_id, who)
+                    if asked is None or time.monotonic() > until:
+                        raise
+                time.sleep(0.1)
+        finally:
+            if asked is not None:
+                cancelling.forget(events, run_id)
+
+
 def open_history(run_id: str, *, store: StoreLike = None) -> History:
     """`kitchen.history`: the store stays open as long as the `History` is in use."""
     stack = ExitStack()
     try:
-        past = History(stack.enter_context(opened(store, create=False)), run_id)
+        past = History(stack.enter_context(opened(store, create=False, read_only=True)), run_id)
     except BaseException:
         stack.close()
         raise
     finalize(past, stack.close)
     return past
-
-
-def _ended(ended: start.Ended, workflow: Workflow[C, S]) -> Run[C, S]:
-    """The run, or the exception that carries it."""
-    journal = ended.journal
-    made = _run(journal, workflow.config_type, workflow.state_type)
-    if made.status == "failed":
-        assert made.failure is not None
-        where = _failed_at(journal)
-        told = f"{made.failure.type}: {made.failure.message}"
-        raise RunError(
-            f"run {made.id!r} failed at {where}\n  {told}",
-            run=made,
-            hint=made.failure.hint or f"kitchen show {made.id}, then kitchen resume {made.id}",
-        ) from ended.cause
-    if made.status == "interrupted":
-        raise RunInterrupted(
-            f"run {made.id!r} was interrupted at seq {journal.state.seq}",
-            run=made,
-            signal=_last(journal, "RunInterrupted").signal,
-            hint=f"kitchen resume {made.id}",
-        )
-    return made
-
-
-def _run(journal: Journal, config_type: Any, declared: Any) -> Run[Any, Any]:
-    begun = journal.state.started
-    assert begun is not None
-    codec = Codec.for_types(*([declared] if declared is not None else []))
-    data = journal.state.core.data
-    values = {key: cells.read(cell, codec, journal.fetch, key) for key, cell in data.items()}
-    failed = journal.state.status == "failed"
-    return Run(
-        id=journal.run,
-        status=journal.state.status,
-        state=RunState(values),
-        config=configs.restore(begun.config, config_type),
-        metrics=series(journal.store, journal.run),
-        failure=_last(journal, "RunFailed").failure if failed else None,
-    )
-
-
-def _untyped(events: EventStore, run_id: str) -> Run[Any, Any]:
-    """A completed run whose code is not to be found: config and state are mappings."""
-    journal = Journal(events, run_id, compile_workflow(recorded_ir(events, run_id)))
-    journal.load()
-    return _run(journal, None, None)
-
-
-def _last(journal: Journal, type_name: str) -> Any:
-    record = journal.store.latest(journal.run, [type_name])
-    assert record is not None
-    return fact_of(record).event
-
-
-def _failed_at(journal: Journal) -> str:
-    record = journal.store.latest(journal.run, ["RunFailed"])
-    assert record is not None
-    loops = journal.program.loops.get(record.path)
-    return spell(record.path, record.visit, loops) or "its start or its end"
 
 
 def _exists(events: EventStore, run_id: str) -> bool:
@@ -337,6 +282,12 @@ def _check_arguments(workflow: object, run_id: object, if_exists: str = "error")
             f"a run's id is a text of 1 to 200 printable characters, not {run_id!r}",
             hint="leave it out, and one is made up",
         )
+
+
+def _grace(seconds: object) -> float:
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds >= 0:
+        return float(seconds)
+    raise ArgumentError(f"grace is a number of seconds from 0 on, not {seconds!r}")
 
 
 def _durability(word: str) -> Literal["process", "power"]:

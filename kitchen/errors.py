@@ -21,16 +21,22 @@ The tree::
     ├── UnknownKey (KeyError, AttributeError) no such state key, option or config field
     ├── UnknownResource (KeyError)            no such resource is open here
     ├── StaleContext (RuntimeError)           a ctx used after its attempt ended
+    ├── Fatal (RuntimeError)                  raised by a stage: do not try again
+    ├── StageTimeout (TimeoutError)           an attempt, or a block, took too long
+    ├── StageRefused (ValueError)             its own validation refused a stage
+    ├── WorkerLost (RuntimeError)             the worker process of a stage died
     ├── ResourceError (RuntimeError)          a resource failed to open, save, load or close
     ├── ItemsError (ValueError)               a loop's items cannot be had (again)
     ├── RunError (RuntimeError)               the run failed; `.run` has the details
     ├── RunInterrupted (RuntimeError)         the run was asked to stop, and did
+    ├── RunCancelled (RuntimeError)           the run was ended for good, from outside
     ├── UnknownRun (LookupError)              no run of that id in the store
     ├── RunExists (ValueError)                the id is taken
     ├── RunMismatch (ValueError)              if_exists="resume" with another config or seed
     ├── RunHeld (RuntimeError)                another process is executing the run
     ├── RunLost (RuntimeError)                another process appended: we own it no longer
     ├── NotResumable (RuntimeError)           this run cannot go on, and why
+    │   ├── EffectUndecided                   somebody has to say whether an effect has happened
     │   └── WorkflowChanged (ValueError)      the recorded history is not legal on this code
     ├── HistoryError (ValueError)             the log says what cannot be
     │   ├── IllegalEvent                      an event that the machine does not allow there
@@ -108,6 +114,22 @@ class StaleContext(KitchenError, RuntimeError):
     """A context was used after the attempt it belonged to had ended."""
 
 
+class Fatal(KitchenError, RuntimeError):
+    """Raised by a stage: do not try again, whatever its `retries` say."""
+
+
+class StageTimeout(KitchenError, TimeoutError):
+    """An attempt of a stage, or a block, took longer than its timeout."""
+
+
+class StageRefused(KitchenError, ValueError):
+    """A stage's own `validate` refused it; it was not executed."""
+
+
+class WorkerLost(KitchenError, RuntimeError):
+    """The worker process of a stage ended before it had answered."""
+
+
 class ResourceError(KitchenError, RuntimeError):
     """A resource failed to open, to save, to load or to close."""
 
@@ -135,6 +157,14 @@ class RunInterrupted(KitchenError, RuntimeError):
         self.signal = signal
 
 
+class RunCancelled(KitchenError, RuntimeError):
+    """The run was ended for good by somebody else. `run` is the `Run`, with the state it reached."""
+
+    def __init__(self, message: str, *, run: Any = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.run = run
+
+
 class UnknownRun(KitchenError, LookupError):
     """The store has no run of that id."""
 
@@ -157,6 +187,11 @@ class RunLost(KitchenError, RuntimeError):
 
 class NotResumable(KitchenError, RuntimeError):
     """The run cannot go on; the message says why."""
+
+
+class EffectUndecided(NotResumable):
+    """A stage with effect="once" was stopped in the middle: whether its effect has happened, and
+    whether to try again or to skip it, somebody has to say."""
 
 
 class WorkflowChanged(NotResumable, ValueError):

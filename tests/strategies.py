@@ -3,8 +3,10 @@
 `workflow_irs()` gives only what the builder would let through: names unique among siblings,
 resource names unique everywhere, no loop inside one of its own name, no empty block, and a
 checkpoint only where a resource that it could save is declared before, and never in a parallel.
-With `concurrent=True` it draws every construct there is, else only those that run one thing at
-a time. `build_workflow` tells such a workflow to a real builder.
+With `concurrent=True` it draws the constructs that run things beside each other too, with
+`failures=True` what is said of failing: `wf.timeout`, `wf.on_error`, `compensate`, and a stage's
+retries, timeout, effect, on_error and rollback. `build_workflow` tells such a workflow to a real
+builder.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from kitchen.workflow.assembly import Block
 from kitchen.workflow.builder import WorkflowBuilder
 from kitchen.workflow.decorator import workflow
-from kitchen.workflow.definition import Binding, Workflow, limit_key, reducer_key
+from kitchen.workflow.definition import Binding, Workflow, limit_key, reducer_key, retry_key
 from kitchen.workflow.ir import (
     OTHERWISE,
     PRODUCER,
@@ -28,6 +31,7 @@ from kitchen.workflow.ir import (
     CheckpointNode,
     CodeRef,
     ConditionalNode,
+    HandlerNode,
     IncludeNode,
     LoopNode,
     Node,
@@ -35,13 +39,17 @@ from kitchen.workflow.ir import (
     ParallelOverNode,
     Reducer,
     ResourceNode,
+    Retries,
     StageNode,
     StreamLoopNode,
+    TimeoutNode,
     WorkflowIR,
     blocks,
     join,
     walk,
 )
+from kitchen.workflow.retry import Retry
+from kitchen.workflow.stage import Stage
 
 # Few names, so that they repeat in other blocks, and some of the odd ones that are legal.
 NAMES = ("a", "b", "c", "load_data", "x.y", "0", "_private", "then", "end", "größe")
@@ -61,10 +69,13 @@ options: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.sampled_from(["lr", "k", ""]), json_values, max_size=2
 )
 
-
 KEYS = ("k", "l", "odd key/?")
 RESERVED = (PRODUCER, STOP_WHEN)  # by an async_loop, among its direct children alone
 LOOPS = ("loop", "stream_loop", "async_loop", "parallel_over")
+TIMES = (0.5, 60.0, 3600.0)
+ERRORS: dict[str, type[Exception]] = {
+    each.__qualname__: each for each in (ConnectionError, TimeoutError, ValueError)
+}
 SEQUENTIAL = ("loop", "conditional")
 CONCURRENT = ("stream_loop", "async_loop", "parallel", "parallel_over", "include")
 
@@ -77,14 +88,20 @@ def workflow_irs(
     max_depth: int = 4,
     with_options: bool = True,
     concurrent: bool = False,
+    failures: bool = False,
+    processes: bool = False,
 ) -> WorkflowIR:
     """Valid IRs of about `max_nodes` nodes, nested at most `max_depth` deep.
 
     `concurrent`: with stream_loop, async_loop, parallel, branch, include and `writes` too.
+    `failures`: with timeout and on_error blocks, and all that a stage can say of failing.
+    `processes`: some stages run in a worker process; what they are bound to must be importable.
     """
-    growth = _Growth(draw, draw(st.integers(1, max_nodes)), with_options, concurrent)
+    budget = draw(st.integers(1, max_nodes))
+    growth = _Growth(draw, budget, with_options, concurrent, failures, processes)
     body = growth.block(_Place(max_depth))
-    return WorkflowIR(name=draw(st.sampled_from(NAMES)), body=body)
+    compensate = failures and draw(st.booleans())
+    return WorkflowIR(name=draw(st.sampled_from(NAMES)), body=body, compensate=compensate)
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,8 @@ class _Growth:
     left: int
     with_options: bool
     concurrent: bool
+    failures: bool
+    processes: bool
     resources: set[str] = field(default_factory=set)
 
     def block(self, place: _Place) -> tuple[Node, ...]:
@@ -127,7 +146,16 @@ class _Growth:
             nodes.append(node)
             if isinstance(node, ResourceNode) and node.stateful is not False:
                 place = replace(place, saves=True)
+            if self.failures and _handled(node, place) and self.draw(st.booleans()):
+                nodes.append(self.handler({node.name for node in nodes} | place.barred, place))
         return tuple(nodes)
+
+    def handler(self, taken: set[str], place: _Place) -> HandlerNode:
+        """What stands behind a node; it may be empty."""
+        self.left -= 1
+        name = _name(self.draw, taken, NAMES + RESERVED if self.concurrent else NAMES)
+        more = place.depth > 1 and self.left > 0 and self.draw(st.booleans())
+        return HandlerNode(name, self.block(place.inside()) if more else ())
 
     def kinds(self, place: _Place) -> list[str]:
         kinds = ["stage"]
@@ -138,6 +166,7 @@ class _Growth:
         if place.depth > 1 and self.left > 0:
             kinds += SEQUENTIAL
             kinds += CONCURRENT if self.concurrent else ()
+            kinds += ["timeout"] if self.failures else ()
             kinds += ["branch"] * 4 if place.forks else []
         return kinds
 
@@ -150,9 +179,7 @@ class _Growth:
         code = CodeRef("tests.strategies", f"{kind}_{name}")
         match kind:
             case "stage":
-                held = self.draw(options) if self.with_options else {}
-                thread = self.draw(st.booleans())
-                return StageNode(name, code, options=held, thread=thread, writes=self.writes())
+                return self.stage(name, code)
             case "resource":
                 self.resources.add(name)
                 return ResourceNode(name, code, self.draw(st.sampled_from((None, True, False))))
@@ -160,6 +187,9 @@ class _Growth:
                 return CheckpointNode(name)
             case "loop":
                 return LoopNode(name, code, self.block(place.loop(name)))
+            case "timeout":
+                limit = self.draw(st.sampled_from(TIMES))
+                return TimeoutNode(name, limit, self.block(place.inside()))
             case "conditional":
                 then = self.block(place.inside())
                 more = self.left > 0 and self.draw(st.booleans())
@@ -167,6 +197,25 @@ class _Growth:
                 return ConditionalNode(name, code, then, no)
             case _:
                 return self.concurrent_node(kind, name, code, place)
+
+    def stage(self, name: str, code: CodeRef) -> StageNode:
+        held = self.draw(options) if self.with_options else {}
+        thread = self.draw(st.booleans())
+        node = StageNode(name, code, options=held, thread=thread, writes=self.writes())
+        if not self.failures:
+            return node
+        rollback = self.draw(st.booleans())
+        remote = self.processes and thread and not rollback and self.draw(st.booleans())
+        return msgspec.structs.replace(
+            node,
+            retry=self.draw(st.none() | retries),
+            # A sync body that no thread runs cannot be stopped.
+            timeout=self.draw(st.none() | st.sampled_from(TIMES)) if thread else None,
+            effect=self.draw(st.sampled_from(("repeatable", "once"))),
+            process=remote,
+            on_error=self.draw(st.sampled_from(("fail", "fail", "skip"))),
+            rollback=rollback,
+        )
 
     def concurrent_node(self, kind: str, name: str, code: CodeRef, place: _Place) -> Node:
         match kind:
@@ -218,6 +267,11 @@ class _Growth:
         if not self.concurrent or self.draw(st.booleans()):
             return None
         return tuple(self.draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True)))
+
+
+def _handled(node: Node, place: _Place) -> bool:
+    """Whether an on_error may stand behind a node of this block."""
+    return not place.forks and not (isinstance(node, StageNode) and node.on_error == "skip")
 
 
 def needs_merge(ir: WorkflowIR) -> bool:
@@ -280,25 +334,53 @@ reducers: st.SearchStrategy[Reducer] = st.sampled_from(
 )
 
 
+retries: st.SearchStrategy[Retries] = st.builds(
+    Retries,
+    retries=st.integers(1, 3),
+    backoff=st.sampled_from((0.0, 1.0, 2.5)),
+    max_delay=st.sampled_from((0.0, 60.0)),
+    jitter=st.sampled_from((0.0, 0.1)),
+    on=st.sets(st.sampled_from(sorted(ERRORS))).map(sorted).map(tuple),
+)
+
+
+class Undoable(Stage):
+    """The stage of every node that has a rollback: it executes what the node is bound to."""
+
+    def __init__(self, body: Callable[[Any], Any]) -> None:
+        own: Any = self
+        own.execute = body
+
+    def execute(self, ctx: Any) -> Any: ...
+
+    def rollback(self, ctx: Any, error: Any) -> None: ...
+
+
 def bound_keys(ir: WorkflowIR) -> Iterator[tuple[str, Node]]:
     """The keys that `Workflow.bindings` has for an IR, each with its node."""
     for path, node in walk(ir):
         match node:
             case StageNode() | LoopNode() | StreamLoopNode() | ConditionalNode() | ResourceNode():
                 yield path, node
+                if isinstance(node, StageNode) and node.retry is not None:
+                    yield retry_key(path), node
             case AsyncLoopNode():
                 yield join(path, PRODUCER), node
                 yield join(path, STOP_WHEN), node
             case ParallelNode() | ParallelOverNode():
-                if isinstance(node, ParallelOverNode):
-                    yield path, node
-                if node.limit is not None:
-                    yield limit_key(path), node
-                for key, reducer in node.merge.items():
-                    if reducer.code is not None:
-                        yield reducer_key(path, key), node
-            case BranchNode() | IncludeNode() | CheckpointNode():
+                yield from ((key, node) for key in _keys_of(path, node))
+            case BranchNode() | IncludeNode() | CheckpointNode() | TimeoutNode() | HandlerNode():
                 pass
+
+
+def _keys_of(path: str, node: ParallelNode | ParallelOverNode) -> Iterator[str]:
+    if isinstance(node, ParallelOverNode):
+        yield path
+    if node.limit is not None:
+        yield limit_key(path)
+    for key, reducer in node.merge.items():
+        if reducer.code is not None:
+            yield reducer_key(path, key)
 
 
 def build_workflow(
@@ -308,7 +390,7 @@ def build_workflow(
     """The workflow that says what `ir` says, told to a real builder.
 
     `bindings` gives what each node runs, by its key in `Workflow.bindings` or as a function of
-    that key and the node.
+    that key and the node; but `retry_key` is no such key: what is tried again, the node says.
     """
 
     def bound(key: str, node: Node) -> Any:
@@ -332,11 +414,14 @@ class _Telling:
     """Tells nodes to a builder. `bound` gives what each runs."""
 
     bound: Callable[[str, Node], Any]
+    compensate: bool = False
 
     def workflow(self, ir: WorkflowIR, base: str) -> Workflow[Any, Any]:
-        @workflow(name=ir.name, seed_globals=ir.seed_globals)
+        telling = replace(self, compensate=ir.compensate)
+
+        @workflow(name=ir.name, seed_globals=ir.seed_globals, compensate=ir.compensate)
         def told(wf: WorkflowBuilder) -> None:
-            self.block(wf, ir.body, base)
+            telling.block(wf, ir.body, base)
 
         return told
 
@@ -347,19 +432,14 @@ class _Telling:
     def node(self, wf: WorkflowBuilder, node: Node, path: str) -> None:
         match node:
             case StageNode():
-                wf.stage(
-                    node.name,
-                    self.bound(path, node),
-                    options=node.options,
-                    thread=node.thread,
-                    writes=node.writes,
-                )
+                self.stage(wf, node, path)
             case ResourceNode():
                 wf.resource(node.name, self.bound(path, node), stateful=node.stateful)
             case CheckpointNode():
                 wf.checkpoint(node.name)
             case IncludeNode():
-                inner = self.workflow(WorkflowIR(node.workflow, node.body), path)
+                included = WorkflowIR(node.workflow, node.body, compensate=self.compensate)
+                inner = self.workflow(included, path)
                 wf.include(inner, name=node.name)
             case ConditionalNode():
                 with wf.conditional(self.bound(path, node), name=node.name):
@@ -371,6 +451,23 @@ class _Telling:
                 with self.opened(wf, node, path):
                     self.block(wf, _body(node), path)
 
+    def stage(self, wf: WorkflowBuilder, node: StageNode, path: str) -> None:
+        body = self.bound(path, node)
+        effect: Any = node.effect
+        on_error: Any = node.on_error
+        wf.stage(
+            node.name,
+            Undoable(body) if node.rollback and not isinstance(body, Stage) else body,
+            options=node.options,
+            retries=_retry(node.retry),
+            timeout=node.timeout,
+            effect=effect,
+            thread=node.thread,
+            process=node.process,
+            writes=node.writes,
+            on_error=on_error,
+        )
+
     def opened(self, wf: WorkflowBuilder, node: Node, path: str) -> Block:
         match node:
             case LoopNode():
@@ -381,6 +478,10 @@ class _Telling:
                 return self.async_loop(wf, node, path)
             case ParallelNode() | ParallelOverNode():
                 return self.parallel(wf, node, path)
+            case TimeoutNode():
+                return wf.timeout(node.seconds, name=node.name)
+            case HandlerNode():
+                return wf.on_error(node.name)
             case _:
                 return wf.branch(node.name)
 
@@ -410,6 +511,18 @@ class _Telling:
         return wf.parallel(
             node.name, over=over, max_concurrency=most, on_error=on_error, merge=merge
         )
+
+
+def _retry(recorded: Retries | None) -> Retry | int:
+    if recorded is None:
+        return 0
+    return Retry(
+        recorded.retries,
+        backoff=recorded.backoff,
+        max_delay=recorded.max_delay,
+        jitter=recorded.jitter,
+        on=tuple(ERRORS[name] for name in recorded.on) or (Exception,),
+    )
 
 
 def _body(node: Node) -> tuple[Node, ...]:

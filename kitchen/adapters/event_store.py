@@ -26,6 +26,8 @@ _WRAPPED = (
     "create_run", "append", "latest", "head", "run", "runs", "save_snapshot", "snapshot",
     "prune_snapshots", "lease", "verify", "check", "use",
 )  # fmt: skip
+_WRITING = frozenset({"create_run", "append", "put"})
+_PASSING = frozenset({"StoreUnwritable", "StoreBusy"})
 
 
 def default_path() -> str:
@@ -99,6 +101,8 @@ def _translating(method: Callable[..., Any]) -> Callable[..., Any]:
             kitchen_error = _in_our_words(error)
             if kitchen_error is None:
                 raise
+            if type(error).__name__ in _PASSING and method.__name__ in _WRITING:
+                kitchen_error.hint = "then resume the run: it stands whole where it was before this"
             raise kitchen_error from error
 
     return call

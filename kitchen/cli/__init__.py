@@ -18,6 +18,9 @@ Rules:
    2     the request cannot be met as it was given: unknown command, option, run or
          module:name, a config that does not fit, an id that is taken, a run that was started
          with another config, a store that is not there, not a store, newer or not writable
+   3     the run was cancelled: it is over, and resuming it would not help
+   4     the run waits for a decision: somebody has to say whether an effect that must not
+         happen twice has happened
    130   interrupted by SIGINT (Ctrl-C); the run can be resumed
    143   interrupted by SIGTERM; the run can be resumed
    ====  ==================================================================================
@@ -37,6 +40,7 @@ from kitchen.cli.exits import guarded
 COMMANDS = {
     "run": ("kitchen.cli.execute:run", "Run a workflow to its end."),
     "resume": ("kitchen.cli.execute:resume", "Take a run up where it was left."),
+    "cancel": ("kitchen.cli.cancel:cancel", "End a run for good."),
     "runs": ("kitchen.cli.runs:runs", "List the runs of a store."),
     "show": ("kitchen.cli.show:show", "Show where a run stands, and why."),
     "log": ("kitchen.cli.log:log", "Print a run's events, one line each."),

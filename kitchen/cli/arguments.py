@@ -9,6 +9,8 @@ Rules:
    can be one, is parsed first. Without a type, a value is read as JSON, then as TOML, and is
    otherwise a str.
 3. Nothing is passed over: an unknown name is an error with the near match, nested ones included.
+4. `name=env:VARIABLE` is the secret in that variable, where the field is a secret or has no type.
+   A secret that is missing is told before a store is made. No error shows what follows a `=`.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ import msgspec
 from msgspec import inspect
 
 from kitchen.errors import ConfigError
-from kitchen.runner.config import convert
+from kitchen.runner.config import check_secrets, convert
 from kitchen.runner.declared import inner_shape, kinds_of, shape_of
+from kitchen.runner.hidden import from_text, names_variable
+from kitchen.runner.secret import Secret
 
 _OVERRIDE = re.compile(r"([^\W\d][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 
@@ -39,7 +43,9 @@ def config_from(words: Sequence[str], declared: type | None) -> Any:
     shape = shape_of(declared)
     for name, text in overrides:
         _put(given, name.split("."), _value(text, name, shape))
-    return convert(given, declared, strict=False)
+    config = convert(given, declared, strict=False)
+    check_secrets(config)
+    return config
 
 
 def read_toml(file: str) -> dict[str, Any]:
@@ -67,8 +73,9 @@ def _sorted_out(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]
         elif word.endswith(".toml"):
             files.append(word)
         else:
+            shown = f"{word.partition('=')[0]}=…" if "=" in word else word  # it may be a secret
             raise ConfigError(
-                f"{word!r} is neither name=value nor a .toml file",
+                f"{shown!r} is neither name=value nor a .toml file",
                 hint="kitchen run module:workflow [config.toml] [name=value ...]",
             )
     if len(files) > 1:
@@ -98,7 +105,9 @@ def _value(text: str, name: str, shape: inspect.Type | None) -> Any:
         expected = inner_shape(expected, part)
     kinds = kinds_of(expected)
     if not kinds or any(isinstance(kind, inspect.AnyType) for kind in kinds):
-        return parse(text)
+        return from_text(text) if names_variable(text) else parse(text)
+    if any(isinstance(kind, inspect.CustomType) and kind.cls is Secret for kind in kinds):
+        return None if text == "null" and len(kinds) > 1 else text
     if text[:1] in ("[", "{") and not all(isinstance(kind, inspect.StrType) for kind in kinds):
         return parse(text)
     return text

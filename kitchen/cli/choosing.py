@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kitchen.errors import UnknownRun
-from kitchen.history.history import status_of
+from kitchen.history.history import is_taken_back, status_of
 from kitchen.ports.event_store import EventStore, RunInfo
 
-UNFINISHED = ("crashed", "failed", "interrupted")
+UNFINISHED = ("crashed", "failed", "interrupted", "undecided")
 
 
 class Candidate(NamedTuple):
@@ -58,4 +58,5 @@ def look(store: EventStore, info: RunInfo) -> Candidate:
 
 def unfinished(store: EventStore) -> list[Candidate]:
     """The runs that can be resumed, the newest first."""
-    return [one for one in candidates(store) if one.status in UNFINISHED]
+    found = [one for one in candidates(store) if one.status in UNFINISHED]
+    return [one for one in found if not is_taken_back(store, one.info.run)]

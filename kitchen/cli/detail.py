@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kitchen.cli import render
 from kitchen.errors import KitchenError
 from kitchen.log.reader import fact_of
 from kitchen.machine.codec import Codec
+from kitchen.machine.events import Failure
 from kitchen.ports.event_store import Record
 
 _CODEC = Codec()
@@ -40,7 +41,8 @@ def _started(event: Any) -> str:
 
 def _resumed(event: Any) -> str:
     return (
-        f"after {'an' if event.after[0] in 'aeiou' else 'a'} {event.after}, by pid {event.host.pid}"
+        f"after {'an' if event.after[:1] in tuple('aeiou') else 'a'} {event.after}, "
+        f"by pid {event.host.pid}"
     )
 
 
@@ -53,7 +55,45 @@ def _diverged(event: Any) -> str:
 
 
 def _failed(event: Any) -> str:
-    return " ".join(f"{event.failure.type}: {event.failure.message}".split())[:100]
+    return _gist(event.failure)
+
+
+def _gist(failure: Failure) -> str:
+    return " ".join(f"{failure.type}: {failure.message}".split())[:100]
+
+
+def _attempt_failed(event: Any) -> str:
+    told = _gist(event.failure)
+    if event.discarded:
+        told += f"  ({len(event.discarded)} change{_s(event.discarded)} discarded)"
+    return f"{told}  (undecided)" if event.undecided else told
+
+
+def _retry(event: Any) -> str:
+    told = f"in {render.seconds(event.delay)}" if event.delay else "at once"
+    return f"{told}, counted from seq {event.since}" if event.since else told
+
+
+def _rolled_back(event: Any) -> str:
+    return "" if event.failure is None else f"not possible: {_gist(event.failure)}"
+
+
+def _decided(event: Any) -> str:
+    changes = ", ".join(f"{key}={_value(value)}" for key, value in event.changes.items())
+    return f"{event.choice}: {changes}" if changes else event.choice
+
+
+def _block_failed(event: Any) -> str:
+    told = f"ends the {event.ends}, from {event.at}: {_gist(event.failure)}"
+    return f"{told}  ({len(event.undo)} to roll back)" if event.undo else told
+
+
+def _handled(event: Any) -> str:
+    return f"closed {', '.join(event.closed)}" if event.closed else ""
+
+
+def _s(things: Sequence[Any]) -> str:
+    return "" if len(things) == 1 else "s"
 
 
 def _metric(event: Any) -> str:
@@ -80,7 +120,17 @@ _DETAILS: dict[str, Callable[[Any], str]] = {
     "RewindDiverged": _diverged,
     "RunInterrupted": lambda event: event.signal,
     "RunFailed": _failed,
-    "StageFailed": _failed,
+    "RunCancelled": lambda event: f"by {event.by}" if event.by else "",
+    "StageFailed": _attempt_failed,
+    "StageInterrupted": lambda event: "" if event.begun else "not begun",
+    "StageCompleted": lambda event: "known: it did not run again" if event.known else "",
+    "RetryScheduled": _retry,
+    "StageSkipped": _failed,
+    "StageRolledBack": _rolled_back,
+    "EffectDecided": _decided,
+    "BlockFailed": _block_failed,
+    "FailureHandled": _handled,
+    "TimeLimitStarted": lambda event: f"{event.seconds:g} s",
     "WorkflowChanged": lambda event: "; ".join(event.differences),
     "StatePut": lambda event: f"{event.key}={_value(event.value)}",
     "StateDeleted": lambda event: event.key,

@@ -4,34 +4,47 @@ Rules:
 
 1. Whatever can be refused is refused before a store is made: the workflow is found and the config
    converted first.
-2. What is shown while it runs is an observer; nothing that goes wrong there reaches the run.
+2. What is shown while it runs is an observer; nothing that goes wrong there reaches the run. What it
+   shows is not logged as well.
 3. A run's end is an exit code (see `kitchen.cli`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kitchen.cli import options
-from kitchen.errors import UnknownWorkflow
+from kitchen.errors import EffectUndecided, RunError, UnknownWorkflow
 
 if TYPE_CHECKING:
-    from kitchen.api import Run
+    from kitchen.ended import Run
     from kitchen.ports.event_store import EventStore
     from kitchen.ports.observer import RunObserver
     from kitchen.workflow.definition import Workflow
 
+# What the log of the runner says and the displays say too.
+_TOLD = (
+    "run %s: %s",
+    "run %s: saved, as it was asked to",
+    "run %s: %s could not be rolled back: %s",
+)
 _durability = click.option(
     "--durability", type=click.Choice(["process", "power"]),
     help="What the log survives: kill -9, or the loss of power too (slower)"
     " [default: process; at a resume, as the run was started].",
+)  # fmt: skip
+_grace = click.option(
+    "--grace", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+    help="How long what runs may take to end once the run is to stop.",
 )  # fmt: skip
 _quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 _plain = click.option("--plain", is_flag=True, help="Print lines, also on a terminal.")
@@ -45,6 +58,7 @@ _plain = click.option("--plain", is_flag=True, help="Print lines, also on a term
 @click.option("--if-exists", type=click.Choice(["error", "resume"]), default="error",
               show_default=True, help="What to do where there is a run of that id.")  # fmt: skip
 @_durability
+@_grace
 @_plain
 @_quiet
 @options.common
@@ -55,6 +69,7 @@ def run(
     seed: int,
     if_exists: str,
     durability: str | None,
+    grace: float,
     plain: bool,
     quiet: bool,
     store: str | None,
@@ -76,14 +91,11 @@ def run(
     from kitchen import api
 
     with options.writing(store, create=True) as opened:
-
-        def execute(observers: list[RunObserver]) -> Run[Any, Any]:
-            return api.run(
-                workflow, given, store=opened, run_id=run_id, seed=seed, if_exists=if_exists,
-                durability=durability or "process", observers=observers,
-            )  # fmt: skip
-
-        _execute(execute, opened, plain=plain, quiet=quiet)
+        execute = partial(
+            api.run_async, workflow, given, store=opened, run_id=run_id, seed=seed,
+            if_exists=if_exists, durability=durability or "process", grace=grace, signals=True,
+        )  # fmt: skip
+        _execute(execute, opened, _kind(plain=plain, quiet=quiet), run_id, grace)
 
 
 @click.command(short_help="Take a run up where it was left.")
@@ -91,7 +103,14 @@ def run(
 @click.option("--workflow", "target", metavar="MODULE:NAME",
               help="Its code, where the log alone does not lead to it.")  # fmt: skip
 @click.option("--yes", "-y", is_flag=True, help="Without RUN: resume the newest without asking.")
+@click.option("--decide", "decided", multiple=True, metavar="PATH=retry|skip",
+              help='Of a stage with effect="once" that was stopped: run it again, or go on behind'
+              " it; may be repeated.")  # fmt: skip
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="What the skipped stage would have put into the state; may be repeated."
+              " Of several: PATH:KEY=VALUE.")  # fmt: skip
 @_durability
+@_grace
 @_plain
 @_quiet
 @options.common
@@ -99,7 +118,10 @@ def resume(
     run_id: str | None,
     target: str | None,
     yes: bool,
+    decided: tuple[str, ...],
+    changes: tuple[str, ...],
     durability: str | None,
+    grace: float,
     plain: bool,
     quiet: bool,
     store: str | None,
@@ -111,21 +133,22 @@ def resume(
     \b
     Example:
       kitchen resume first
+      kitchen resume first --decide publish=skip --set version=3
     """
     from kitchen import api
     from kitchen.cli.choosing import named
+    from kitchen.cli.deciding import decisions
 
+    decide = decisions(decided, changes)
     with options.writing(store, create=False) as opened:
         chosen = named(opened, run_id) if run_id is not None else _offered(opened, yes=yes)
         if chosen is None:
             return
-
-        def execute(observers: list[RunObserver]) -> Run[Any, Any]:
-            return api.resume(
-                chosen, target, store=opened, durability=durability, observers=observers
-            )
-
-        _execute(execute, opened, plain=plain, quiet=quiet)
+        execute = partial(
+            api.resume_async, chosen, target, store=opened, durability=durability, decide=decide or None,
+            grace=grace, signals=True,
+        )  # fmt: skip
+        _execute(execute, opened, _kind(plain=plain, quiet=quiet), chosen, grace)
 
 
 def workflow_named(target: str) -> Workflow[Any, Any]:
@@ -174,18 +197,23 @@ def _offered(store: EventStore, *, yes: bool) -> str | None:
 
 
 def _execute(
-    execute: Callable[[list[RunObserver]], Run[Any, Any]],
+    execute: Callable[..., Awaitable[Run[Any, Any]]],
     store: EventStore,
-    *,
-    plain: bool,
-    quiet: bool,
+    kind: str,
+    run: str | None,
+    grace: float,
 ) -> None:
+    import anyio
+
     from kitchen.cli.tracking import Harmless
 
-    with _display(plain=plain, quiet=quiet) as display:
+    with _display(kind, grace) as display, _told_here():
         observer = Harmless(display)
-        ended = execute([observer])
-    if quiet:
+        with _advised(store, run):
+            # The live display says itself that the run is to stop; a line would tear it.
+            call = partial(execute, observers=[observer], quiet=kind == "live")
+            ended = anyio.run(call)
+    if kind == "quiet":
         return
     if not observer.seen:
         click.echo(f"run {ended.id} was completed before: nothing to do")
@@ -200,6 +228,43 @@ def _execute(
         mute_stdout()  # the run is completed, whoever reads of it
 
 
+@contextmanager
+def _advised(store: EventStore, run: str | None) -> Generator[None]:
+    """An error with which a run ended says what to do about it here, at the command line."""
+    from kitchen.cli.deciding import advice, after_failure
+    from kitchen.cli.exits import is_undecided
+    from kitchen.history.history import is_taken_back, undecided_of
+
+    try:
+        yield
+    except (EffectUndecided, RunError) as error:
+        ended = error.run if isinstance(error, RunError) else None
+        name = ended.id if ended is not None else run
+        waiting = undecided_of(store, name) if name is not None and is_undecided(error) else ()
+        if name is not None and waiting:
+            error.hint = advice(name, waiting)
+        elif ended is not None:
+            own = ended.failure.hint if ended.failure is not None else ""
+            todo = after_failure(ended.id, over=is_taken_back(store, ended.id))
+            error.hint = f"{own}\n  then: {todo}" if own else todo
+        raise
+
+
+@contextmanager
+def _told_here() -> Generator[None]:
+    """What the displays tell is not logged as well; what `--quiet` leaves out neither."""
+    logger = logging.getLogger("kitchen.run")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.msg not in _TOLD
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
 def _last_metrics(ended: Run[Any, Any]) -> Iterator[str]:
     from kitchen.cli import render
 
@@ -207,18 +272,26 @@ def _last_metrics(ended: Run[Any, Any]) -> Iterator[str]:
         yield f"{name}={render.number(points[-1].value)}"
 
 
-@contextmanager
-def _display(*, plain: bool, quiet: bool) -> Generator[RunObserver]:
+def _kind(*, plain: bool, quiet: bool) -> str:
+    """How to show it: "quiet", "plain" or "live"."""
     if quiet:
+        return "quiet"
+    dumb = os.environ.get("TERM") in (None, "", "dumb")
+    return "plain" if plain or dumb or not sys.stdout.isatty() else "live"
+
+
+@contextmanager
+def _display(kind: str, grace: float) -> Generator[RunObserver]:
+    if kind == "quiet":
         from kitchen.cli.tracking import Silence
 
         yield Silence()
-    elif plain or not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
+    elif kind == "plain":
         from kitchen.cli.plain import PlainLines
 
         yield PlainLines()
     else:
         from kitchen.cli.progress import LiveProgress
 
-        with LiveProgress() as live:
+        with LiveProgress(grace=grace) as live:
             yield live

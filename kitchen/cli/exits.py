@@ -5,7 +5,7 @@ Rules:
 1. The codes are those of the table in `kitchen.cli`. An error's class decides, and where the same
    class can mean both, when it was raised: a store that cannot be opened is `StoreRefused`.
 2. An error of kitchen's is told without a traceback, and so is one of user code that got here
-   (an `adapters=` provider, say). `--debug` shows the traceback as well.
+   (an `adapters=` provider, say). `--debug` shows the traceback as well. Secrets are not shown.
 3. A reader that has gone away (`| head`) is no error: the command ends quietly.
 """
 
@@ -20,12 +20,15 @@ from contextlib import contextmanager, suppress
 
 import click
 
+from kitchen.cli.inert import inert
 from kitchen.errors import (
     ArgumentError,
     ConfigError,
+    EffectUndecided,
     ForeignStore,
     HistoryError,
     KitchenError,
+    RunCancelled,
     RunError,
     RunExists,
     RunInterrupted,
@@ -35,7 +38,7 @@ from kitchen.errors import (
     WorkflowError,
 )
 
-COMPLETED, FAILED, USAGE = 0, 1, 2
+COMPLETED, FAILED, USAGE, CANCELLED, UNDECIDED = 0, 1, 2, 3, 4
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 _OF_USAGE = (
     ArgumentError,
@@ -46,7 +49,9 @@ _OF_USAGE = (
     UnknownRun,
     WorkflowError,
 )
-_COMMAND = re.compile(r"\bkitchen (?:(?:resume|show|log|state)\b(?: (?!--)[^\s,;]+)?|verify\b)")
+_COMMAND = re.compile(
+    r"\bkitchen (?:(?:resume|cancel|show|log|state)\b(?: (?!--)(?:'[^']*'|[^\s,;]+))?|verify\b)"
+)
 
 
 class Usage(KitchenError, ValueError):
@@ -63,7 +68,19 @@ def code_of(error: BaseException) -> int:
         return SIGNALS.get(error.signal, 130)
     if isinstance(error, KeyboardInterrupt):
         return SIGNALS["SIGINT"]
+    if isinstance(error, RunCancelled):
+        return CANCELLED
+    if is_undecided(error):
+        return UNDECIDED
     return USAGE if isinstance(error, (*_OF_USAGE, Usage, StoreRefused)) else FAILED
+
+
+def is_undecided(error: BaseException) -> bool:
+    """Whether a run waits for a decision: it was not taken up without one, or it ended for want of
+    one."""
+    failure = error.run.failure if isinstance(error, RunError) and error.run is not None else None
+    ended = failure is not None and failure.type == EffectUndecided.__name__
+    return ended or isinstance(error, EffectUndecided)
 
 
 @contextmanager
@@ -86,14 +103,18 @@ def guarded(ctx: click.Context) -> Generator[None]:
 
 def tell(ctx: click.Context, error: Exception) -> None:
     """Print an error on stderr."""
+    from kitchen.runner.secret import redacted
+
     with suppress(OSError):
         if wants_debug(ctx):
-            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        label = "interrupted" if isinstance(error, RunInterrupted) else "error"
-        click.echo(f"{click.style(label, fg='red', bold=True)}: {_message(error)}", err=True)
+            click.echo(
+                inert(redacted("".join(traceback.format_exception(error)))), err=True, nl=False
+            )
+        label = click.style(_label(error), fg="red", bold=True)
+        click.echo(f"{label}: {inert(redacted(_message(error)))}", err=True)
         hint = _hint(ctx, error)
         if hint:
-            click.echo(f"  {click.style('hint', bold=True)}: {hint}", err=True)
+            click.echo(f"  {click.style('hint', bold=True)}: {inert(redacted(hint))}", err=True)
 
 
 def wants_debug(ctx: click.Context) -> bool:
@@ -109,6 +130,14 @@ def mute_stdout() -> None:
         os.close(nowhere)
 
 
+def _label(error: Exception) -> str:
+    if isinstance(error, RunInterrupted):
+        return "interrupted"
+    if isinstance(error, RunCancelled):
+        return "cancelled"
+    return "undecided" if is_undecided(error) else "error"
+
+
 def _message(error: Exception) -> str:
     return error.message if isinstance(error, KitchenError) else f"{type(error).__name__}: {error}"
 
@@ -119,10 +148,6 @@ def _hint(ctx: click.Context, error: Exception) -> str | None:
     hint = error.hint
     if hint is None and isinstance(error, HistoryError):
         hint = "kitchen verify tells what is wrong with the log"
-    if isinstance(error, RunError) and error.run is not None:
-        own = error.run.failure.hint if error.run.failure is not None else ""
-        todo = f"kitchen show {error.run.id}, then kitchen resume {error.run.id}"
-        hint = f"{own}\n  then: {todo}" if own and own == hint else todo
     return in_this_store(ctx, hint) if hint else None
 
 

@@ -25,6 +25,7 @@ def graph(target: str, as_format: str, store: str | None) -> None:
     Example:
       kitchen graph training:workflow --format tree
     """
+    from kitchen.cli.inert import inert
     from kitchen.workflow import diagram
 
     if ":" in target:
@@ -34,4 +35,5 @@ def graph(target: str, as_format: str, store: str | None) -> None:
     else:
         with options.one_run(store, target) as history:
             ir = history.ir
-    click.echo(diagram.to_mermaid(ir) if as_format == "mermaid" else diagram.to_tree(ir), nl=False)
+    told = diagram.to_mermaid(ir) if as_format == "mermaid" else diagram.to_tree(ir)
+    click.echo(inert(told), nl=False)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from kitchen.ports.event_store import Record
 
 POLL_SECONDS = 0.2
-_BATCH = 200
+_BATCH, _BATCH_SIZE = 200, 1_000_000  # lines, characters
+_WIDEST = 500
+_STOPPED = {
+    "crashed": "has crashed: no process holds it",
+    "undecided": "has stopped, and waits for a decision",
+}
 
 
 class Wanted(NamedTuple):
@@ -100,8 +105,8 @@ def _follow(history: History, printer: Printer, seen: int, wanted: Wanted) -> No
             printer.print(_matching(history, seen, head, wanted))
             seen = head
         elif status != "running":
-            if status == "crashed":
-                click.echo(f"run {history.run_id!r} has crashed: no process holds it", err=True)
+            if status in _STOPPED:
+                click.echo(f"run {history.run_id!r} {_STOPPED[status]}", err=True)
             return
         else:
             time.sleep(POLL_SECONDS)
@@ -118,11 +123,14 @@ class Printer:
         """Print them all."""
         self._stretches = self._history.superseded
         lines: list[str] = []
+        size = 0
         for record in records:
             lines.append(self._tell(record))
-            if len(lines) >= _BATCH:
+            size += len(lines[-1])
+            if len(lines) >= _BATCH or size >= _BATCH_SIZE:
                 click.echo("\n".join(lines))
                 lines.clear()
+                size = 0
         if lines:
             click.echo("\n".join(lines))
 
@@ -132,15 +140,16 @@ class Printer:
     def _line(self, record: Record) -> str:
         from kitchen.cli import render
         from kitchen.cli.detail import detail
+        from kitchen.cli.inert import one_line
 
         counts = self._counts(record.seq)
         where = render.place(record.path, record.visit, self._history.loops)
         attempt = f" #{record.attempt}" if record.attempt > 1 else ""
         line = (
             f"{' ' if counts else '~'}{record.seq:>6}  {render.moment(record.at)}  "
-            f"{record.type:<18}  {where}{attempt}"
+            f"{one_line(record.type, 60):<18}  {one_line(where, _WIDEST)}{attempt}"
         )
-        told = detail(record)
+        told = one_line(detail(record), _WIDEST)
         line = f"{line}  {told}" if told else line
         return line.rstrip() if counts else click.style(line.rstrip(), dim=True)
 
@@ -148,6 +157,7 @@ class Printer:
         import msgspec
 
         from kitchen.cli import render
+        from kitchen.cli.inert import inert
 
         told: dict[str, Any] = {
             "seq": record.seq,
@@ -162,4 +172,4 @@ class Printer:
             told["event"] = msgspec.json.decode(record.payload)
         except msgspec.DecodeError:
             told["unreadable"] = record.payload
-        return msgspec.json.encode(told).decode()
+        return inert(msgspec.json.encode(told).decode())

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. The start, a resumption, rewinds and checkpoints are always told. Where the loops stand is told
+1. The start, a resumption, failures and what comes of them, and checkpoints are always told. Where the loops stand is told
    once in half a second at most, and more rarely the longer the run goes on.
 2. A reader that goes away does not disturb the run: there are no more lines, that is all.
 """
@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 import click
 
 from kitchen.cli import render
+from kitchen.cli.announcing import announcement
 from kitchen.cli.exits import mute_stdout
-from kitchen.cli.tracking import Tracker, announcement
+from kitchen.cli.tracking import Tracker
 from kitchen.machine import events as E
 from kitchen.machine.events import Address, Fact
 from kitchen.machine.state import State
@@ -43,7 +44,7 @@ class PlainLines:
             if told is not None:
                 self.say(told)
             match fact.event:
-                case E.CheckpointSaved():
+                case E.CheckpointSaved() if fact.path:
                     self.say(self._line(f"checkpoint at seq {seq}"))
                 case E.ItemTaken() | E.StageCompleted():
                     moved = True

@@ -30,8 +30,10 @@ from rich.progress import (
 from rich.text import Text
 
 from kitchen.cli import render
-from kitchen.cli.tracking import Loop, Tracker, announcement
-from kitchen.machine.events import Address, Fact, Visit
+from kitchen.cli.announcing import announcement
+from kitchen.cli.stopping import Asked
+from kitchen.cli.tracking import Loop, Tracker, Waiting
+from kitchen.machine.events import Address, CheckpointSaved, Fact, Visit
 from kitchen.machine.state import State
 
 PER_SECOND = 8
@@ -69,8 +71,9 @@ class _Bar(NamedTuple):
 class LiveProgress:
     """A `RunObserver` that draws, from entering to leaving it as a context manager."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, grace: float = 30.0) -> None:
         self._tracker = Tracker()
+        self._asked = Asked(grace)
         self._console = console or SteadyConsole()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -100,8 +103,11 @@ class LiveProgress:
 
     def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
         """Take note; print what stays on the screen."""
+        self._asked.listen()  # the first time, since the run's own handlers are there by now
         self._tracker.on_facts(run_id, facts, state)
         for fact in facts:
+            if isinstance(fact.event, CheckpointSaved) and not fact.path:
+                self._asked.saved()
             told = announcement(self._tracker, run_id, fact, facts, state)
             if told is not None:
                 self.say(told)
@@ -124,7 +130,7 @@ class LiveProgress:
     def _drawn(self) -> RenderableType:
         tracker = self._tracker
         loops = tracker.loops
-        for loop, inner in zip(loops, [*loops[1:], None], strict=True):
+        for loop, inner in zip(loops, [*loops[1:], None], strict=False):  # none: no bars
             self._sync(loop, inner)
         shown = {loop.address.path for loop in loops}
         for path in [path for path in self._tasks if path not in shown]:
@@ -135,11 +141,19 @@ class LiveProgress:
             Text(f"{tracker.spelled(address)}{self._share(address)}", style="cyan")
             for address in tracker.stages[:_STAGES]
         ]
+        parts += [Text(self._waiting(one), style="yellow") for one in tracker.waiting[:_STAGES]]
         values = tracker.last_metrics(_METRICS).items()
         if values:
             told = "  ".join(f"{name} {render.number(value)}" for name, value in values)
             parts.append(Text(told, style="dim", no_wrap=True, overflow="ellipsis"))
+        asked = self._asked.told
+        if asked is not None:
+            parts.append(Text(asked, style="bold yellow"))
         return Group(*parts)
+
+    def _waiting(self, one: Waiting) -> str:
+        left = "" if one.due is None else f" in {render.seconds(one.due - time.monotonic())}"
+        return f"{self._tracker.spelled(one.address)}  waits: {one.attempt}{left}"
 
     def _share(self, address: Address) -> str:
         done, total = self._tracker.progress.get(address, (None, None))

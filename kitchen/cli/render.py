@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from kitchen.cli.inert import inert, one_line
 from kitchen.machine.codec.frozen import Opaque
 from kitchen.machine.events import Visit, spell
 
@@ -31,6 +32,17 @@ def span(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
+def seconds(length: float) -> str:
+    """A wait: `3.2 s`, `45 s`, `12 min`, `5h`."""
+    if not math.isfinite(length):
+        return "for ever"
+    if length < 10:
+        return f"{max(0.0, length):.1f} s"
+    if length < 120:
+        return f"{length:.0f} s"
+    return f"{length / 60:.0f} min" if length < 7_200 else span(length)
+
+
 def moment(nanoseconds: int) -> str:
     """A time of day where the reader is, to the second."""
     return f"{datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
@@ -47,6 +59,7 @@ def iso(nanoseconds: int) -> str:
 
 
 _LONG = 4_000  # bits
+_WIDEST = 300  # characters of a cell
 
 
 def place(path: str, visit: Visit, loops: Mapping[str, tuple[str, ...]]) -> str:
@@ -72,8 +85,8 @@ def preview(value: Any, width: int = 60) -> str:
 
 
 def jsoned(value: Any) -> str:
-    """A value as JSON text."""
-    return json.dumps(builtin(value), ensure_ascii=False)
+    """A value as JSON text, harmless for a terminal."""
+    return inert(json.dumps(builtin(value), ensure_ascii=False))
 
 
 def builtin(value: Any) -> Any:
@@ -99,7 +112,14 @@ def builtin(value: Any) -> Any:
         return {"complex": [builtin(value.real), builtin(value.imag)]}
     if _is_array(value):
         return _array(value)
-    return str(value)
+    return _told(value)
+
+
+def _told(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python refuses to write very long numbers in decimals
+        return f"a {_kind(value)} of very long numbers"
 
 
 def _number(value: float) -> Any:
@@ -133,7 +153,8 @@ def _kind(value: Any) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with their columns lined up."""
+    """Rows as lines with their columns lined up. One endless cell must not widen all rows."""
+    rows = [[one_line(cell, _WIDEST) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -6,7 +6,9 @@ import click
 
 from kitchen.cli import options
 
-STATUSES = ("running", "crashed", "interrupted", "completed", "failed")
+STATUSES = (
+    "running", "crashed", "interrupted", "undecided", "failed", "cancelled", "completed",
+)  # fmt: skip
 _SHOWN = 20
 
 

@@ -6,13 +6,14 @@ is gone is one line, not the end of the command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kitchen.cli import options
 from kitchen.cli.exits import in_this_store
+from kitchen.cli.inert import inert
 
 if TYPE_CHECKING:
     from kitchen.history.history import History
@@ -32,17 +33,24 @@ def show(ctx: click.Context, run: str, as_json: bool, store: str | None) -> None
       kitchen show training-20260131-142501-3f9a
     """
     from kitchen.cli import render
+    from kitchen.cli.choosing import UNFINISHED
+    from kitchen.cli.deciding import resume_command
+    from kitchen.cli.sheet import lines
 
     with options.one_run(store, run) as history:
         told = describe(history)
-    if told["status"] in ("crashed", "interrupted", "failed"):
-        told["resume"] = in_this_store(ctx, f"kitchen resume {told['id']}")
-    click.echo(render.jsoned(told) if as_json else "\n".join(_lines(told)))
+    if told["status"] in UNFINISHED and not told["taken_back"]:
+        for key, choice in (("resume", "retry"), ("resume_skipping", "skip")):
+            if key == "resume" or told["undecided"]:
+                command = resume_command(told["id"], told["undecided"], choice)
+                told[key] = in_this_store(ctx, command)
+    click.echo(render.jsoned(told) if as_json else inert("\n".join(lines(told))))
 
 
 def describe(history: History) -> dict[str, Any]:
     """All that `show` tells, as built-ins."""
-    from kitchen.cli import render
+    from kitchen.cli import expected, render, wrong
+    from kitchen.history.history import is_taken_back
 
     run, status = history.store.run(history.run_id), history.status
     started, state = history.started, history.folded()
@@ -65,6 +73,8 @@ def describe(history: History) -> dict[str, Any]:
         "host": {"pid": started.host.pid, "host": started.host.host, **started.host.versions},
         "config": render.builtin(history.config),
         "at": [] if status == "completed" else active,
+        "undecided": list(history.undecided),
+        **expected.describe(history, state, status),
         "cut": state.cut,
         "resources": _resources(history, state),
         "checkpoint": _checkpoint(history),
@@ -75,7 +85,10 @@ def describe(history: History) -> dict[str, Any]:
             name: {"value": render.builtin(points[-1].value), "step": points[-1].step}
             for name, points in history.all_metrics.items()
         },
-        "failure": _failure(history) if status == "failed" else None,
+        "incidents": wrong.incidents(history),
+        "failure": wrong.failure(history) if state.status == "failed" else None,
+        "taken_back": is_taken_back(history.store, history.run_id),
+        "cancelled_by": _canceller(history) if status == "cancelled" else None,
     }
 
 
@@ -151,86 +164,15 @@ def _values(history: History, cells_by_key: Mapping[str, Cell | None]) -> dict[s
             shown[key] = "(deleted)"
             continue
         try:
-            shown[key] = render.preview(cells.read(cell, codec, history.store.blobs.get, key))
+            shown[key] = render.preview(cells.read(cell, codec, history.fetch, key))
         except KitchenError as error:
             shown[key] = f"(cannot be read: {error.message})"
     return shown
 
 
-def _failure(history: History) -> dict[str, Any] | None:
-    from kitchen.cli import render
+def _canceller(history: History) -> str | None:
     from kitchen.log.reader import fact_of
 
-    record = history.store.latest(history.run_id, ["RunFailed"])
-    if record is None:
-        return None
-    event: Any = fact_of(record).event
-    told = {name: getattr(event.failure, name) for name in ("type", "message", "hint", "traceback")}
-    return {"at": render.place(record.path, record.visit, history.loops), **told}
-
-
-def _lines(told: dict[str, Any]) -> Iterator[str]:
-    from kitchen.cli import render
-
-    yield f"{told['id']}  {told['status']}"
-    rows = [("workflow", f"{told['locator'] or told['workflow']}  ({told['fingerprint']})")]
-    rows.append(
-        (
-            "started",
-            f"{render.local(told['started'])}, by pid {told['host']['pid']} on {told['host']['host']}",
-        )
-    )
-    rows.append(("last event", f"{render.local(told['last_event'])}, seq {told['events']}"))
-    if told["rewinds"]:
-        what = f"{told['superseded']} events superseded by {told['rewinds']} rewind(s)"
-        rows.append(("rewound", what))
-    if told["owner"]:
-        rows.append(("held by", f"pid {told['owner']['pid']} on {told['owner']['host']}"))
-    rows += [("at", place) for place in told["at"]]
-    if told["checkpoint"]:
-        saved = told["checkpoint"]
-        rows.append(("checkpoint", f"seq {saved['seq']} at {saved['at'] or 'an interruption'}"))
-    rows.append(("seed", str(told["seed"])))
-    yield from (f"  {line}" for line in render.table(rows))
-    yield from _section("config", _pairs(told["config"]))
-    yield from _section("resources", [_resource(one) for one in told["resources"]])
-    yield from _section("state", list(told["state"].items()))
-    for branch, values in told["branches"].items():
-        yield from _section(f"written by {branch}, until it is joined", list(values.items()))
-    buffers = [(loop, ", ".join(map(str, made))) for loop, made in told["buffers"].items() if made]
-    yield from _section("items made and not consumed", buffers)
-    points = told["metrics"].items()
-    yield from _section("metrics", [
-        (name, render.number(p["value"]) + (f"  (step {p['step']})" if p["step"] is not None else ""))
-        for name, p in points
-    ])  # fmt: skip
-    failure = told["failure"]
-    if failure:
-        yield f"failed at {failure['at'] or 'its start'}"
-        yield f"  {failure['type']}: {failure['message']}"
-        if failure["hint"]:
-            yield f"  hint: {failure['hint']}"
-        yield from (f"  | {line}" for line in failure["traceback"].rstrip().splitlines())
-    if "resume" in told:
-        yield f"to go on: {told['resume']}"
-
-
-def _pairs(config: Any) -> list[tuple[str, str]]:
-    from kitchen.cli import render
-
-    return [(str(key), render.preview(value)) for key, value in config.items()]
-
-
-def _resource(one: dict[str, Any]) -> tuple[str, str]:
-    if not one["stateful"]:
-        return one["name"], f"opened at seq {one['opened']}, without state"
-    saved = f"saved at seq {one['saved']}" if one["saved"] else f"opened at seq {one['opened']}"
-    return one["name"], f"{saved}, {'touched since' if one['touched'] else 'untouched since'}"
-
-
-def _section(title: str, rows: list[tuple[str, str]]) -> Iterator[str]:
-    from kitchen.cli import render
-
-    if rows:
-        yield title
-        yield from (f"  {line}" for line in render.table(rows))
+    record = history.store.latest(history.run_id, ["RunCancelled"])
+    event: Any = fact_of(record).event if record is not None else None
+    return event.by if event is not None else None

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -19,12 +19,12 @@ import click
 
 from kitchen.machine import events as E
 from kitchen.machine.cells import no_blobs
-from kitchen.machine.chart import compile_workflow
+from kitchen.machine.chart import Program, compile_workflow
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import Address, Fact
-from kitchen.machine.state import Control, StageMemo, State
+from kitchen.machine.state import Control, State
 from kitchen.ports.observer import RunObserver
-from kitchen.workflow.ir import from_json
+from kitchen.workflow.ir import StageNode, from_json
 
 _CODEC = Codec()
 
@@ -56,6 +56,14 @@ class Loop(NamedTuple):
         return f"{self.name} {self.at}" + ("" if self.total is None else f"/{self.total}")
 
 
+class Waiting(NamedTuple):
+    """A stage that waits for its next attempt; until when by the monotonic clock, if that is known."""
+
+    address: Address
+    attempt: str
+    due: float | None
+
+
 def loops_of(control: Control) -> tuple[Loop, ...]:
     """The loops and parallels being run, the outer before the inner."""
     found = [
@@ -78,7 +86,9 @@ class Tracker:
         self.stages: tuple[Address, ...] = ()
         self.metrics: dict[str, Any] = {}
         self.progress: dict[Address, tuple[float, float | None]] = {}
-        self._around: Mapping[str, tuple[str, ...]] = {}
+        self.waiting: tuple[Waiting, ...] = ()
+        self._program: Program | None = None
+        self._due: dict[Address, float] = {}
         self._pending: dict[tuple[str, E.Visit, int], list[E.MetricRecorded]] = {}
 
     def on_facts(self, run_id: str, facts: Sequence[Fact], state: State) -> None:
@@ -87,25 +97,41 @@ class Tracker:
         self.seq = state.seq
         control = state.core.control
         self.loops = loops_of(control)
-        if not self._around and state.started is not None:
-            self._around = compile_workflow(from_json(state.started.ir)).loops
+        if self._program is None and state.started is not None:
+            self._program = compile_workflow(from_json(state.started.ir))
         self.stages = tuple(address for address, place in control.active.items() if place.open)
         for fact in facts:
-            event = fact.event
-            if isinstance(event, E.WorkflowChanged):
-                self._around = compile_workflow(from_json(event.ir)).loops
-            elif isinstance(event, E.MetricRecorded):
-                key = (fact.path, fact.visit, fact.attempt)
-                self._pending.setdefault(key, []).append(event)
-            elif isinstance(event, E.StageCompleted):
-                self.progress.pop(Address(fact.path, fact.visit), None)
-                for metric in self._pending.pop((fact.path, fact.visit, fact.attempt), ()):
-                    # put last, so that the newest metrics stand at the end
-                    self.metrics.pop(metric.name, None)
-                    self.metrics[metric.name] = metric.value
-            elif isinstance(event, E.RunRewound | E.StageFailed | E.StageInterrupted):
-                self._pending.clear()
-                self.progress.clear()
+            self._note(fact)
+        waiting = [at for at, place in control.active.items() if place.waits]
+        self.waiting = tuple(
+            Waiting(at, self.attempt(at, state), self._due.get(at)) for at in waiting
+        )
+
+    def _note(self, fact: Fact) -> None:
+        event = fact.event
+        if isinstance(event, E.WorkflowChanged):
+            self._program = compile_workflow(from_json(event.ir))
+        elif isinstance(event, E.MetricRecorded):
+            self._pending.setdefault((fact.path, fact.visit, fact.attempt), []).append(event)
+        elif isinstance(event, E.StageCompleted):
+            self.progress.pop(Address(fact.path, fact.visit), None)
+            for metric in self._pending.pop((fact.path, fact.visit, fact.attempt), ()):
+                # put last, so that the newest metrics stand at the end
+                self.metrics.pop(metric.name, None)
+                self.metrics[metric.name] = metric.value
+        elif isinstance(event, E.RunRewound | E.StageFailed | E.StageInterrupted):
+            self._pending.clear()
+            self.progress.clear()
+        elif isinstance(event, E.RetryScheduled) and not event.since:
+            self._due[Address(fact.path, fact.visit)] = time.monotonic() + event.delay
+
+    def attempt(self, address: Address, state: State) -> str:
+        """`attempt 2 of 4`: which is next where some have failed, and how many there may be."""
+        tried = state.tries.get(address)
+        node = self._program.nodes.get(address.path) if self._program is not None else None
+        retry = node.retry if isinstance(node, StageNode) else None
+        told = f"attempt {(tried.failed if tried is not None else 0) + 1}"
+        return f"{told} of {retry.retries + 1}" if retry is not None else told
 
     def on_progress(
         self,
@@ -119,7 +145,8 @@ class Tracker:
 
     def spelled(self, address: Address) -> str:
         """`epochs[2]/batches[17]/step`."""
-        return E.spell(*address, self._around.get(address.path))
+        around = self._program.loops.get(address.path) if self._program is not None else None
+        return E.spell(*address, around)
 
     def last_metrics(self, count: int) -> dict[str, Any]:
         """The values of the metrics recorded last."""
@@ -166,55 +193,3 @@ class Silence:
 
     def on_progress(self, run_id: str, address: Address, done: float, total: float | None) -> None:
         """Say nothing."""
-
-
-def announcement(
-    tracker: Tracker, run_id: str, fact: Fact, facts: Sequence[Fact], state: State
-) -> str | None:
-    """What every display says of a fact; None where it says nothing, or something of its own."""
-    match fact.event:
-        case E.RunStarted() as event:
-            return f"run {run_id} started: {event.workflow}, seed {event.seed}"
-        case E.RunResumed():
-            return resumed_line(run_id, facts, state) or ""
-        case E.RewindDiverged() as event:
-            where = tracker.spelled(Address(fact.path, fact.visit))
-            return f"what runs again differs from what was recorded: {where}, {event.key}"
-        case E.BranchFailed() as event:
-            return f"{tracker.spelled(event.at)} failed: {_gist(event.failure)}; the others go on"
-        case E.RunFailed() as event:
-            left = [f for f in facts if isinstance(f.event, E.StageInterrupted)]
-            if not left:
-                return None
-            where = tracker.spelled(Address(fact.path, fact.visit))
-            others = ", ".join(tracker.spelled(Address(f.path, f.visit)) for f in left)
-            return f"{where} failed: {_gist(event.failure)}; waiting for {others} to come back"
-        case _:
-            return None
-
-
-def _gist(failure: E.Failure) -> str:
-    return " ".join(f"{failure.type}: {failure.message}".split())[:200]
-
-
-def resumed_line(run_id: str, facts: Sequence[Fact], state: State) -> str | None:
-    """What resuming did, in one line; None where these facts do not begin a resumption."""
-    resumed = next((fact.event for fact in facts if isinstance(fact.event, E.RunResumed)), None)
-    if resumed is None:
-        return None
-    before = state.seq - len(facts)
-    article = "an" if resumed.after[:1] in "aeiou" else "a"
-    told = f"resuming {run_id} after {article} {resumed.after} at seq {before}: "
-    rewound = next((fact.event for fact in facts if isinstance(fact.event, E.RunRewound)), None)
-    if rewound is None:
-        return told + "nothing was lost, going on from there"
-    saved = [state.core.resources[n].saved for n in rewound.touched if n in state.core.resources]
-    checkpoint = max((seq for seq in saved if seq is not None), default=None)
-    since = f"the checkpoint at {checkpoint}" if checkpoint else "it was opened"
-    again = sum(isinstance(known, StageMemo) for known in state.memo.values())
-    names, was = ", ".join(rewound.touched), "were" if len(rewound.touched) > 1 else "was"
-    stages = f"{again} stage{'' if again == 1 else 's'}"
-    return (
-        f"{told}rewound to seq {rewound.to} ({names} {was} touched since {since}), "
-        f"{stages} {'runs' if again == 1 else 'run'} again"
-    )

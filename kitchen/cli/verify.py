@@ -31,6 +31,7 @@ def verify(ctx: click.Context, run: str | None, as_json: bool, store: str | None
     """
     from kitchen.cli import render
     from kitchen.cli.choosing import named
+    from kitchen.cli.inert import inert
     from kitchen.ports.event_store import Finding
 
     with options.reading(store) as opened:
@@ -45,7 +46,7 @@ def verify(ctx: click.Context, run: str | None, as_json: bool, store: str | None
     if as_json:
         click.echo(render.jsoned([finding._asdict() for finding in findings]))
     elif findings:
-        click.echo("\n".join(f"{finding.kind}: {finding}" for finding in findings))
+        click.echo("\n".join(inert(f"{finding.kind}: {finding}") for finding in findings))
         click.echo(f"{len(findings)} finding(s)", err=True)
     else:
         click.echo(f"{len(runs)} run(s) verified, nothing found")
@@ -64,16 +65,13 @@ def _runs(store: EventStore) -> list[str]:
 
 def _folding_fault(store: EventStore, run: str) -> str | None:
     from kitchen.errors import KitchenError
-    from kitchen.log.reader import LogReader, fact_of, recorded_ir
+    from kitchen.log.reader import LogReader, recorded_ir
     from kitchen.machine.chart import compile_workflow
-    from kitchen.machine.fold import apply
     from kitchen.machine.state import State
 
     try:
         reader = LogReader(store, run, compile_workflow(recorded_ir(store, run)))
-        state = State()
-        for record in store.read(run):
-            apply(reader.program, state, fact_of(record), reader)
+        reader.folded(State(), None)
     except KitchenError as error:
         return error.message
     return None

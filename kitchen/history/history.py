@@ -1,31 +1,41 @@
-"""`History`: what a run's log says, without any code of the user's."""
+"""`History`: what a run's log says, without any code of the user's.
+
+Rules: the store may have been made by anybody. What in it does not read is a `KitchenError` that
+names the run and the event, and nothing that it names is imported or run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from kitchen.errors import HistoryError
+from kitchen.errors import CorruptValue, HistoryError, KitchenError
 from kitchen.history import metrics
 from kitchen.history.metrics import Point
-from kitchen.log.reader import LogReader, fact_of, recorded_ir, started
+from kitchen.log.reader import LogReader, blamed, fact_of, recorded_ir, started, was_compensated
 from kitchen.machine import cells
-from kitchen.machine.chart import compile_workflow
+from kitchen.machine.chart import Program, compile_workflow
 from kitchen.machine.codec import Codec
-from kitchen.machine.events import Event, RunStarted, Visit
+from kitchen.machine.events import Event, RunStarted, Visit, spell
+from kitchen.machine.outstanding import undecided
 from kitchen.machine.state import State
 from kitchen.ports.event_store import EventStore
-from kitchen.workflow.ir import WorkflowIR
+from kitchen.workflow.ir import StageNode, WorkflowIR, walk
 
-LIFE = ("RunStarted", "RunResumed", "RunInterrupted", "RunCompleted", "RunFailed")
+LIFE = (
+    "RunStarted", "RunResumed", "RunInterrupted", "RunCancelled", "RunCompleted", "RunFailed",
+)  # fmt: skip
+_CHANGES = ("StatePut", "StateAppended", "StateIncremented", "StateMerged")
 _STATUS = {
     "RunStarted": "running",
     "RunResumed": "running",
     "RunInterrupted": "interrupted",
+    "RunCancelled": "cancelled",
     "RunCompleted": "completed",
     "RunFailed": "failed",
 }
+_STOPPED = frozenset({"crashed", "interrupted", "failed"})
 
 
 class Recorded(NamedTuple):
@@ -45,15 +55,44 @@ class Recorded(NamedTuple):
 
 
 def status_of(store: EventStore, run: str) -> str:
-    """ "running", "crashed", "interrupted", "completed" or "failed", from the run's last turn.
+    """ "running", "crashed", "interrupted", "undecided", "completed", "failed" or "cancelled", from
+    the run's last turn.
 
-    A run that nobody holds and that says it is running has crashed.
+    A run that nobody holds and that says it is running has crashed. One that has stopped, and does
+    not go on before somebody has decided something, is undecided.
     """
     last = store.latest(run, LIFE)
     status = _STATUS[last.type] if last is not None else "empty"
     if status == "running" and store.run(run).owner is None:
-        return "crashed"
-    return status
+        status = "crashed"
+    return "undecided" if status in _STOPPED and undecided_of(store, run) else status
+
+
+def undecided_of(store: EventStore, run: str) -> tuple[str, ...]:
+    """Where a run that nobody executes waits for a decision, by path and visit; none where its log
+    is damaged, which is told by whoever reads it."""
+    try:
+        ir = recorded_ir(store, run)
+        if not any(isinstance(node, StageNode) and node.effect == "once" for _, node in walk(ir)):
+            return ()  # as nearly always, and folding takes longer
+        program = compile_workflow(ir)
+        waiting = undecided(program, LogReader(store, run, program).state_at(None))
+    except KitchenError:
+        return ()
+    return tuple(spell(*at, program.loops.get(at.path)) for at in waiting)
+
+
+def is_taken_back(store: EventStore, run: str) -> bool:
+    """Whether a run failed and rolled its completed stages back: there is nothing to go on from."""
+    if status_of(store, run) != "failed" or store.latest(run, ["StageRolledBack"]) is None:
+        return False
+    try:
+        ir = recorded_ir(store, run)
+        return was_compensated(
+            store, run, LogReader(store, run, compile_workflow(ir)).state_at(None)
+        )
+    except KitchenError:
+        return False
 
 
 class History:
@@ -74,14 +113,28 @@ class History:
         return LogReader(self.store, self.run_id, compile_workflow(self.ir))
 
     @property
+    def program(self) -> Program:
+        """That workflow, compiled."""
+        return self._reader.program
+
+    @property
     def loops(self) -> dict[str, tuple[str, ...]]:
         """The paths of the loops around each node, for spelling addresses."""
-        return self._reader.program.loops
+        return self.program.loops
 
     @property
     def status(self) -> str:
-        """ "running", "crashed", "interrupted", "completed" or "failed"."""
+        """ "running", "crashed", "interrupted", "undecided", "completed", "failed" or "cancelled"."""
         return status_of(self.store, self.run_id)
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """The stages of which somebody has to say whether they have happened, by path and visit."""
+        return undecided_of(self.store, self.run_id) if self.status == "undecided" else ()
+
+    def fetch(self, digest: str) -> bytes:
+        """A blob. Raises `BlobLost`, and `CorruptValue` for what is no digest."""
+        return self._reader.fetch(digest)
 
     @cached_property
     def started(self) -> RunStarted:
@@ -90,8 +143,16 @@ class History:
 
     @property
     def config(self) -> Any:
-        """The config, as built-ins."""
-        return Codec().decode(self.started.config, self._reader.fetch)
+        """The config, as built-ins. Raises `CorruptValue` where it is none."""
+        text = self.started.config
+        try:
+            found = Codec().decode(text, self._reader.fetch)
+        except CorruptValue as error:
+            raise self._blaming(error, 1) from None
+        if not isinstance(found, Mapping):
+            wrong = CorruptValue(f"the recorded config is a {type(found).__name__}")
+            raise self._blaming(wrong, 1)
+        return cast("Mapping[Any, Any]", found)
 
     @property
     def events(self) -> list[Recorded]:
@@ -128,10 +189,35 @@ class History:
         return self._reader.state_at(seq)
 
     def state_at(self, seq: int | None = None) -> dict[str, Any]:
-        """The user's state at a seq (None: the head), decoded without any declared type."""
+        """The user's state at a seq (None: the head), decoded without any declared type.
+
+        Raises `CorruptValue` where a value does not decode.
+        """
         codec = Codec()
-        data = self.folded(seq).core.data
-        return {k: cells.read(cell, codec, self._reader.fetch, k) for k, cell in data.items()}
+        folded = self.folded(seq)
+        values: dict[str, Any] = {}
+        for key, cell in folded.core.data.items():
+            try:
+                values[key] = cells.read(cell, codec, self._reader.fetch, key)
+            except CorruptValue as error:
+                error.message = f"state[{key[:80]!r}]: {error.message}"
+                raise self._blaming(error, self._changed_at(key, folded.seq)) from None
+        return values
+
+    def _changed_at(self, key: str, until: int) -> int:
+        """The seq of the last event at or before `until` that changed a key and counts."""
+        superseded = [(low, high) for low, high in self.superseded if high <= until]
+        last = 1
+        for record in self.store.read(self.run_id, until=until, types=_CHANGES):
+            event: Any = fact_of(record).event
+            if event.key == key and not any(low < record.seq < high for low, high in superseded):
+                last = record.seq
+        return last
+
+    def _blaming(self, error: CorruptValue, seq: int) -> KitchenError:
+        for record in self.store.read(self.run_id, after=seq - 1, until=seq):
+            return blamed(error, record)
+        return error
 
     def metrics(self, name: str) -> list[Point]:
         """A metric's points that count, in the order of their commits."""

@@ -18,8 +18,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from kitchen.errors import CorruptStore, StoreError
-from kitchen.log.reader import LogReader, snapshot_key
+from kitchen.errors import StoreError
+from kitchen.log.reader import LogReader, check, snapshot_key
 from kitchen.machine import snapshot
 from kitchen.machine.chart import Program
 from kitchen.machine.events import CheckpointSaved, Fact, RunRewound, RunStarted, to_json
@@ -126,12 +126,7 @@ class Journal(LogReader):
 
         Raises `CorruptStore`.
         """
-        damage = self.store.check(self.run, after=after)
-        if damage:
-            raise CorruptStore(
-                f"the log of run {self.run!r} is damaged: {damage[0]}",
-                hint="kitchen verify tells all that is wrong; restore the store from a copy",
-            )
+        check(self.store, self.run, after)
 
     def _cache(self, facts: Sequence[Fact]) -> None:
         """Take a snapshot if it is time to."""

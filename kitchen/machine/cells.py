@@ -39,10 +39,12 @@ def increment(cell: Cell, by: Raw) -> Cell:
     """
     base: Any = _NUMBERS.decode(cell.base, no_blobs)
     step: Any = _NUMBERS.decode(by, no_blobs)
+    if not isinstance(base, int | float) or not isinstance(step, int | float):
+        raise CorruptValue(f"cannot add a {type(step).__name__} to a {type(base).__name__}")
     try:
         return Cell(Raw(_NUMBERS.encode(base + step).json))
-    except TypeError as error:
-        raise CorruptValue(f"cannot add {step!r} to {base!r}: {error}") from None
+    except ArithmeticError as error:
+        raise CorruptValue(f"cannot add numbers as large as these: {error}") from None
 
 
 def read(cell: Cell, codec: Codec, fetch: Fetch, key: str | None = None) -> Any:
@@ -64,13 +66,14 @@ def _changed(
 ) -> Any:
     """A new frozen value with the deltas applied; the old one may be in somebody's hands."""
     kind = deltas[0].kind
-    grown: Any = list(value) if kind == "append" else dict(value)
-    for kind, values in deltas:
-        more: Any = codec.decode(values, fetch)
-        try:
-            grown.extend(more) if kind == "append" else grown.update(more)
-        except (TypeError, ValueError, AttributeError):
+    fitting = FrozenList if kind == "append" else FrozenDict
+    grown: Any = [] if kind == "append" else {}
+    # Its own kind and no other: a range that is written in ten letters has any number of items.
+    for change, more in ((kind, value), *((d.kind, codec.decode(d.values, fetch)) for d in deltas)):
+        if change != kind or type(more) is not fitting:
             raise CorruptValue(
-                f"state[{key!r}] is a {type(value).__name__}; the log would {kind} to it"
-            ) from None
+                f"state[{key!r}] is a {type(value).__name__}; the log would {change} a "
+                f"{type(more).__name__} to it"
+            )
+        grown.extend(more) if kind == "append" else grown.update(more)
     return FrozenList(grown, key) if kind == "append" else FrozenDict(grown, key)

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 from transitions.extensions.nesting import HierarchicalMachine, NestedState
 
-from kitchen.machine.layout import Lane, Layout, Leaf, Role, lay_out
+from kitchen.machine.layout import Guard, Lane, Layout, Leaf, Role, lay_out
 from kitchen.workflow import ir as IR
-from kitchen.workflow.ir import Node, WorkflowIR
+from kitchen.workflow.ir import Node, StageNode, WorkflowIR
 
 SEPARATOR = "/"
 RUNNING = "running"
-ENDINGS = ("completed", "failed", "interrupted")
+ENDINGS = ("completed", "failed", "interrupted", "cancelled")
 
 _SHARED = (Role.CLOSE, Role.WAIT, Role.FINISH, Role.DONE)
 
@@ -38,7 +38,8 @@ class Program(NamedTuple):
     same, for the hot path: a leaf belongs to one node. `loops[path]` are the paths of the loops
     around a node, `lanes[path]` its lanes, for those that have any. `composites[path]` is the state
     of a parallel or an async loop, `waits[(path, depth)]` the leaf where a branch begins whose address
-    has so many loop indices.
+    has so many loop indices. `guards[path]` are the nodes whose failure is handled, `undone` the
+    stages that have something to roll back.
     """
 
     ir: WorkflowIR
@@ -51,6 +52,8 @@ class Program(NamedTuple):
     moves: dict[str, dict[str, tuple[str, ...]]]
     composites: dict[str, str]
     waits: dict[tuple[str, int], str]
+    guards: dict[str, Guard]
+    undone: frozenset[str]
     initial: str
 
 
@@ -96,6 +99,10 @@ def _compile(text: bytes) -> Program:
         moves=moves,
         composites=layout.composites,
         waits=layout.waits,
+        guards=layout.guards,
+        undone=frozenset(
+            path for path, node in IR.walk(ir) if isinstance(node, StageNode) and node.rollback
+        ),
         initial=layout.first,
     )
 
@@ -142,6 +149,7 @@ def _build(layout: Layout) -> ChartMachine:
         ["complete:", _full("?end"), "completed"],
         ["fail", RUNNING, "failed"],
         ["interrupt", RUNNING, "interrupted"],
+        *(["cancel", source, "cancelled"] for source in (RUNNING, "failed", "interrupted")),
     ]
     for name in layout.leaves:
         arrows += [[f"resume:{name}", ending, _full(name)] for ending in ("failed", "interrupted")]

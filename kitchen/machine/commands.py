@@ -9,6 +9,7 @@ Rules:
 4. What user code did with resources is told with its outcome: `touched`, and `looked` for those
    that it only peeked at.
 5. An outcome names the address and, for stages, the attempt that it answers.
+6. A time limit is no command: the runner tells when one that is in the state has passed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,29 @@ class RunStage(NamedTuple):
 
     address: Address
     attempt: int
+
+
+class AwaitRetry(NamedTuple):
+    """Wait until the next attempt of a stage is due (`State.tries`)."""
+
+    address: Address
+    attempt: int
+
+
+class RollBack(NamedTuple):
+    """Have a stage that has failed, or is to be compensated, take back what it did outside.
+
+    `block`: what has failed, and for that ends.
+    """
+
+    address: Address
+    block: Address
+
+
+class LeaveBlock(NamedTuple):
+    """See everything in a block that has failed off: commands, streams, resources."""
+
+    address: Address
 
 
 class OpenLoop(NamedTuple):
@@ -105,6 +129,9 @@ class SaveCheckpoint(NamedTuple):
 
 Command: TypeAlias = (
     RunStage
+    | AwaitRetry
+    | RollBack
+    | LeaveBlock
     | OpenLoop
     | EvaluateCondition
     | OpenBranches
@@ -135,6 +162,15 @@ class Resume(NamedTuple):
 
     host: Host
     changed: WorkflowChanged | None = None
+    decided: tuple[Decided, ...] = ()
+
+
+class Decided(NamedTuple):
+    """What became of an effect that must not happen twice: "retry" or "skip", with the changes."""
+
+    address: Address
+    choice: str
+    changes: dict[str, Raw]
 
 
 class Continue(NamedTuple):
@@ -142,9 +178,29 @@ class Continue(NamedTuple):
 
 
 class Interrupt(NamedTuple):
-    """Stop here; nothing is being performed."""
+    """Stop here; nothing is being performed. `begun`: the stages whose bodies were stopped."""
 
     signal: str
+    begun: tuple[Address, ...] = ()
+
+
+class Cancel(NamedTuple):
+    """End the run for good; nothing is being performed."""
+
+    by: str
+    begun: tuple[Address, ...] = ()
+
+
+class Preserved(NamedTuple):
+    """Everything is saved between two commands, none of which is being performed: go on."""
+
+    resources: dict[str, Manifest]
+
+
+class TimeUp(NamedTuple):
+    """The time limit of a block has passed."""
+
+    address: Address
 
 
 class StageSucceeded(NamedTuple):
@@ -159,13 +215,50 @@ class StageSucceeded(NamedTuple):
 
 
 class StageRaised(NamedTuple):
-    """A body raised. `effects` are discarded, and told; what it touched is not what it was."""
+    """A body raised. `effects` are discarded, and told; what it touched is not what it was.
+
+    `again`: whether the stage's `retries` are for such a failure. `stopped`: it did not raise by
+    itself, so nobody knows what it did outside. `lost`: the resources that a thread which could
+    not be stopped may still use.
+    """
 
     address: Address
     attempt: int
     failure: Failure
     effects: tuple[Effect, ...] = ()
     touched: tuple[str, ...] = ()
+    again: bool = False
+    stopped: bool = False
+    lost: tuple[str, ...] = ()
+
+
+class RetryDue(NamedTuple):
+    """The wait before the next attempt is over."""
+
+    address: Address
+    attempt: int
+
+
+class RolledBack(NamedTuple):
+    """A rollback hook has returned, or raised. `effects`: what it changed in the state."""
+
+    address: Address
+    block: Address
+    effects: tuple[Effect, ...] = ()
+    failure: Failure | None = None
+
+
+class BlockLeft(NamedTuple):
+    """Nothing goes on in the block any more, and what it had opened is closed.
+
+    `touched`: what the attempts that were stopped used. `reached`: what closing may have changed.
+    `lost`: what a thread that could not be stopped may still use.
+    """
+
+    address: Address
+    touched: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class MetricsFlushed(NamedTuple):
@@ -269,12 +362,13 @@ class ResourceReturned(NamedTuple):
 class CommandFailed(NamedTuple):
     """A command other than `RunStage` could not be carried out.
 
-    `everywhere`: it is the run that cannot go on, and not only the branch around that address.
+    `everywhere`: it is the run that cannot go on, and not only what is around that address.
     """
 
     address: Address
     failure: Failure
     everywhere: bool = False
+    touched: tuple[str, ...] = ()
 
 
 Input: TypeAlias = (
@@ -282,8 +376,14 @@ Input: TypeAlias = (
     | Resume
     | Continue
     | Interrupt
+    | Cancel
+    | Preserved
+    | TimeUp
     | StageSucceeded
     | StageRaised
+    | RetryDue
+    | RolledBack
+    | BlockLeft
     | MetricsFlushed
     | CollectionOpened
     | ConditionAnswered

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from kitchen.machine import events as E
-from kitchen.machine import feeds
+from kitchen.machine import feeds, unwinding
 from kitchen.machine.chart import Program
 from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.lanes import parallel_of
@@ -53,10 +53,17 @@ def running(program: Program, control: Control, parallel: Address, fork: Fork) -
     return going
 
 
-def try_again(program: Program, control: Control) -> None:
-    """What failed is tried again: productions, and branches, as many of each parallel as may run;
-    the others are parked."""
+def try_again(program: Program, control: Control, seq: int) -> None:
+    """What failed before `seq` is tried again: productions, and branches, as many of each parallel
+    as may run; the others are parked. Waits are over, and time limits begin anew."""
     feeds.make_again(control)
+    for at, limit in control.limits.items():
+        control.limits[at] = limit._replace(entered=max(limit.entered, seq))
+    for at, place in control.active.items():
+        if place.waits:
+            control.active[at] = place._replace(waits=False)
+    for at in [at for at, failing in control.failing.items() if failing.ends == "branch"]:
+        del control.failing[at]
     if not control.halted and not control.parked:
         return
     parked: list[Address] = []
@@ -117,6 +124,15 @@ def open_attempt(program: Program, control: Control, fact: Fact, seq: int) -> Pl
     return place
 
 
+def may_change(program: Program, control: Control, fact: Fact, seq: int) -> None:
+    """Whether a change or a metric can be recorded there: by an attempt, or by a rollback.
+
+    Raises `IllegalEvent`.
+    """
+    if not control.failing or unwinding.rolling_back(control, fact) is None:
+        open_attempt(program, control, fact, seq)
+
+
 def _lifecycle(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     """The run's own life, which the table holds too: `("ready", "start")`, `("running", "fail")`."""
     kind = type(fact.event)
@@ -126,8 +142,9 @@ def _lifecycle(program: Program, control: Control, fact: Fact, seq: int) -> Land
         left = back or control.forks or control.feeds
         if not left or (ended and not all(arrow in program.table for arrow in back)):
             raise illegal(program, control, fact, seq, "a run that was left before its end")
+        if control.status == "failed":
+            try_again(program, control, seq)
         control.status = ACTIVE
-        try_again(program, control)
         return ()
     verb = _LIFE[kind]
     targets = program.table.get((control.status, verb))
@@ -135,6 +152,8 @@ def _lifecycle(program: Program, control: Control, fact: Fact, seq: int) -> Land
         raise illegal(program, control, fact, seq, f"a run that can {verb}")
     if kind is not E.RunStarted:
         (control.status,) = targets
+        if kind is not E.RunInterrupted:
+            control.failing.pop(Address(""), None)
         return ()
     control.status = ACTIVE
     return land(program, control, targets, ())
@@ -325,6 +344,7 @@ def _failed(program: Program, control: Control, fact: Fact, seq: int) -> Landed:
     begun = any(within(at, branch) for at in (*control.active, *control.forks, *control.feeds))
     if parallel not in control.forks or branch in control.halted or not begun:
         raise illegal(program, control, fact, seq, "a branch that is running")
+    control.failing.pop(branch, None)
     control.halted[branch] = Halt(event.failure, event.at)
     return ()
 
@@ -350,6 +370,7 @@ _LIFE: dict[type[Event], str] = {
     E.RunResumed: "resume",
     E.RunInterrupted: "interrupt",
     E.RunFailed: "fail",
+    E.RunCancelled: "cancel",
 }
 _HANDLERS: dict[type[Event], Callable[[Program, Control, Fact, int], Landed]] = {
     E.ConditionEvaluated: _answered,
@@ -367,6 +388,13 @@ _HANDLERS: dict[type[Event], Callable[[Program, Control, Fact, int], Landed]] = 
     E.ResourceOpened: _moving("opened"),
     E.ResourcesClosed: _moving("closed"),
     E.CheckpointSaved: _saved,
+    E.RetryScheduled: unwinding.scheduled,
+    E.BlockFailed: unwinding.failed,
+    E.StageRolledBack: unwinding.rolled_back,
+    E.StageSkipped: unwinding.skipped,
+    E.FailureHandled: unwinding.handled,
+    E.TimeLimitStarted: unwinding.armed,
+    E.TimeLimitEnded: unwinding.disarmed,
 }
 _ATTEMPTS = frozenset({E.StageStarted, E.StageCompleted, E.StageFailed, E.StageInterrupted})
 CONTROL = frozenset({*_LIFE, *_HANDLERS, *_ATTEMPTS, E.RunCompleted})

@@ -10,8 +10,7 @@ Rules:
    are what it newly holds.
 4. What can be known without asking (the next item of a collection, a decision that the memo
    holds) is decided at once, in the same batch as what led there.
-5. A touch is told before the mutations of who touched. The cut is the seq before it, or where the
-   stage's attempt began.
+5. What becomes of stages is decided in `stages`, of failures in `failures`.
 """
 
 from __future__ import annotations
@@ -19,20 +18,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
 from msgspec import Raw
 
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine import feeds, lanes
+from kitchen.machine import failures, feeds, lanes, stages
 from kitchen.machine.chart import Program
 from kitchen.machine.commands import Command, Input
-from kitchen.machine.draft import COMPLETED, CRASH_BUDGET, Draft, died_too_often
-from kitchen.machine.events import Address, Event, Fact
+from kitchen.machine.draft import Draft
+from kitchen.machine.events import Address, Event, Fact, spell
+from kitchen.machine.failures import CRASH_BUDGET, died_too_often
 from kitchen.machine.layout import Role
-from kitchen.machine.memo import difference, digests
-from kitchen.machine.outstanding import closing, command_at, is_halted
-from kitchen.machine.state import ACTIVE, READY, Control, StageMemo, State
+from kitchen.machine.outstanding import closing, command_at, is_halted, outstanding, undecided
+from kitchen.machine.state import ACTIVE, READY, Control, Once, State
 from kitchen.workflow.ir import ParallelNode
 
 
@@ -56,7 +54,8 @@ def decide(program: Program, state: State, given: Input) -> Decision:
     _DECIDERS[type(given)](draft, given)
     if draft.control.feeds and draft.going:
         control = state.core.control
-        before = () if type(given) is C.Continue else feeds.all_being_made(program, control)
+        anew = isinstance(given, C.Continue | C.Preserved)
+        before = () if anew else feeds.all_being_made(program, control)
         draft.produce({at for at in before if not is_halted(control, at)})
     return Decision(draft.facts, draft.commands, draft.control if draft.known else None)
 
@@ -77,19 +76,27 @@ def _resume(draft: Draft, given: C.Resume) -> None:
         raise draft.refusal(None, None)
     if given.changed is not None:
         draft.emit(given.changed)
+    unsure = {at for at, known in draft.memo.items() if known == Once(None)}
+    unsure.update(undecided(draft.program, draft.state))
     reason = after[draft.control.status]
     draft.emit(E.RunResumed(reason, given.host))
     deaths = draft.state.crashes.get(Address(""), 0) + 1
-    if reason == "crash" and deaths > CRASH_BUDGET:  # not even a first command came to its end
+    ending = Address("") in draft.control.failing
+    if reason == "crash" and deaths > CRASH_BUDGET and not ending:  # nothing came to its end
         draft.fail(Address(""), died_too_often(deaths))
         return
-    draft.interrupt_attempts()
+    failures.interrupt_attempts(draft)
     draft.going = False
     touched = draft.state.dirty
-    if touched:
+    if touched and not ending:  # where it ends, hooks come first: they cannot get at these
         draft.known = False
         why = f"{', '.join(touched)} was touched after the last cut"
         draft.emit(E.RunRewound(draft.state.cut, touched, why))
+    for address, choice, changes in given.decided:
+        draft.known = False
+        if address not in unsure:
+            raise draft.refusal(address, draft.control.active.get(address))
+        draft.emit(E.EffectDecided(choice, changes), *address)
 
 
 def _continue(draft: Draft, _given: C.Continue) -> None:
@@ -104,65 +111,37 @@ def _continue(draft: Draft, _given: C.Continue) -> None:
 def _interrupt(draft: Draft, given: C.Interrupt) -> None:
     if draft.control.status != ACTIVE:
         raise draft.refusal(None, None)
-    draft.interrupt_attempts()
+    failures.interrupt_attempts(draft, begun=given.begun)
     draft.emit(E.RunInterrupted(given.signal))
 
 
-# --- stages -------------------------------------------------------------------------------------
+def _cancel(draft: Draft, given: C.Cancel) -> None:
+    if draft.control.status in (READY, "completed", "cancelled"):
+        raise draft.refusal(None, None)
+    failures.interrupt_attempts(draft, begun=given.begun)
+    draft.emit(E.RunCancelled(given.by))
 
 
-def _succeeded(draft: Draft, given: C.StageSucceeded) -> None:
-    address, attempt = given.address, given.attempt
-    draft.attempt(address, attempt)
-    if draft.state.core.claims:
-        keys = [e.key for e in given.effects if isinstance(e, E.Mutation)]
-        clash = draft.clash(address, keys, given.touched, given.looked)
-        if clash is not None:
-            raised = C.StageRaised(address, attempt, clash, given.effects, given.touched)
-            _raised(draft, raised)
-            return
-    recorded = draft.memo.get(address) if draft.memo else None
-    if isinstance(recorded, StageMemo):
-        differs = difference(recorded, digests((*given.flushed, *given.effects)))
-        if differs:
-            draft.diverge(address, *differs)
-    path, visit = address
-    stops = [effect for effect in given.effects if type(effect) is E.LoopStopped]
-    facts = [
-        Fact(effect, path, visit, attempt)
-        for effect in given.effects
-        if type(effect) is not E.LoopStopped
-    ]
-    if given.touched:
-        # Metrics that are in the log early come before it too: the order must not tell when.
-        draft.add([fact for fact in facts if type(fact.event) is E.MetricRecorded])
-        facts = [fact for fact in facts if type(fact.event) is not E.MetricRecorded]
-        draft.touch(given.touched, address, attempt)
-    draft.add(facts)
-    for event in stops:
-        draft.emit(event, path, visit, attempt)
-    looked = draft.looked(given.looked, address)
-    completed = E.StageCompleted(looked) if looked else COMPLETED
-    draft.settle(draft.emit(completed, path, visit, attempt))
+def _preserved(draft: Draft, given: C.Preserved) -> None:
+    """Attempts that were to begin begin behind the cut, so that it serves them too."""
+    if draft.control.status != ACTIVE:
+        raise draft.refusal(None, None)
+    failures.interrupt_attempts(draft, begun=())
+    draft.emit(E.CheckpointSaved(given.resources))
+    draft.go_on()
 
 
-def _raised(draft: Draft, given: C.StageRaised) -> None:
-    draft.attempt(given.address, given.attempt)
-    discarded = tuple(
-        Raw(msgspec.json.encode({"type": type(e).__name__, "event": Raw(E.to_json(e).encode())}))
-        for e in given.effects
+def _time_up(draft: Draft, given: C.TimeUp) -> None:
+    limit = draft.control.limits.get(given.address)
+    if limit is None or not draft.goes_on(given.address):
+        raise draft.refusal(given.address, None)
+    where = spell(*given.address, draft.program.loops.get(given.address.path))
+    failure = E.Failure(
+        "StageTimeout",
+        f"the block {where} took longer than its {limit.seconds:g} s",
+        hint="give it more time, or handle it: with wf.on_error(...): right behind the block",
     )
-    if given.touched and draft.in_branch(given.address):
-        # Siblings may go on: none of them may use what is half changed, and a resume rewinds.
-        draft.touch(given.touched, given.address, given.attempt)
-    draft.emit(E.StageFailed(given.failure, discarded), *given.address, given.attempt)
-    draft.fail(given.address, given.failure)
-
-
-def _flushed(draft: Draft, given: C.MetricsFlushed) -> None:
-    draft.attempt(given.address, given.attempt)
-    for metric in given.metrics:
-        draft.emit(metric, *given.address, given.attempt)
+    draft.fail(given.address, failure)
 
 
 # --- control flow and resources -------------------------------------------------------------------
@@ -320,18 +299,34 @@ def _failed(draft: Draft, given: C.CommandFailed) -> None:
     if draft.control.status != ACTIVE:
         raise draft.refusal(given.address, draft.control.active.get(given.address))
     if given.everywhere:
-        draft.end(given.address, given.failure)
-    elif given.address in feeds.all_being_made(draft.program, draft.control):
-        _not_made(draft, given)
-    else:
-        draft.fail(given.address, given.failure)
+        failures.end(draft, given.address, given.failure)
+        return
+    due = outstanding(draft.program, draft.state)
+    asked = next((command for command in due if command.address == given.address), None)
+    match asked:
+        case None:
+            raise draft.refusal(given.address, draft.control.active.get(given.address))
+        case C.RollBack(address, block):
+            stages.rolled_back(draft, C.RolledBack(address, block, (), given.failure))
+        case C.RunStage(address, attempt):
+            raised = C.StageRaised(address, attempt, given.failure, (), given.touched)
+            stages.raised(draft, raised)
+        case C.Produce():
+            _not_made(draft, given)
+        case _:
+            touched = draft.state.stateful(given.touched)
+            if touched and draft.in_branch(given.address):
+                draft.touch(touched, given.address)  # as of an attempt: nobody goes on with it
+            draft.fail(given.address, given.failure, touched)
 
 
 def _not_made(draft: Draft, given: C.CommandFailed) -> None:
     loop, number = feeds.loop_of(given.address), given.address.visit[-1]
     feed = draft.control.feeds[loop]
-    if feed.owned:
-        draft.fail(given.address, given.failure)
+    touched = draft.state.stateful(given.touched)
+    if touched or feed.owned:
+        draft.touch(touched, given.address)
+        failures.fail(draft, failures.Target("run", Address("")), given.address, given.failure)
         return
     seen = feeds.seen(feeds.node_of(draft.program, loop.path), feed, number)
     event = E.ItemProduced(version=seen.version, failure=given.failure)
@@ -368,9 +363,15 @@ _DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
     C.Resume: _resume,
     C.Continue: _continue,
     C.Interrupt: _interrupt,
-    C.StageSucceeded: _succeeded,
-    C.StageRaised: _raised,
-    C.MetricsFlushed: _flushed,
+    C.Cancel: _cancel,
+    C.Preserved: _preserved,
+    C.TimeUp: _time_up,
+    C.StageSucceeded: stages.succeeded,
+    C.StageRaised: stages.raised,
+    C.RetryDue: stages.due,
+    C.RolledBack: stages.rolled_back,
+    C.BlockLeft: failures.left,
+    C.MetricsFlushed: stages.flushed,
     C.CollectionOpened: _entered,
     C.ConditionAnswered: _answered,
     C.BranchesOpened: _forked,

@@ -7,9 +7,9 @@ Rules:
    collection, a decision that the memo holds and the end of the run need no asking.
 3. A parallel is kept full: while branches wait and fewer run than may, the next is begun. When
    all are done it is joined, at once if nothing has to be reduced or compared.
-4. A failure ends the innermost branch around it; what that means for the siblings says their
-   parallel. Where nothing is around, it ends the run. Attempts that go down with it are told.
+4. What a failure ends is `failures`' business. Behind a rewind, what has failed is not asked again.
 5. A command that too many processes died of is not asked for again: that is a failure instead.
+6. A stage whose effect must not happen twice is not asked for where it is known what it had done.
 """
 
 from __future__ import annotations
@@ -19,29 +19,34 @@ from collections.abc import Collection
 from kitchen.errors import IllegalOutcome
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine import feeds, lanes
+from kitchen.machine import failures, feeds, lanes, stages
 from kitchen.machine.chart import Program
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.control import (
     CONTROL,
     advance,
-    branch_address,
     next_branch,
     running,
 )
 from kitchen.machine.events import Address, Event, Fact, Visit, spell
+from kitchen.machine.failures import CRASH_BUDGET, died_too_often, spot
 from kitchen.machine.layout import Role
-from kitchen.machine.outstanding import command_at, is_halted, within
-from kitchen.machine.state import ACTIVE, Fork, Place, State
-from kitchen.workflow.ir import ParallelNode, ParallelOverNode, StreamLoopNode
-
-CRASH_BUDGET = 5
+from kitchen.machine.outstanding import command_at, is_ended, is_halted, within
+from kitchen.machine.state import ACTIVE, Fork, Once, Place, State, Verdict
+from kitchen.workflow.ir import StreamLoopNode, TimeoutNode
 
 # Events without fields, made once.
-_STARTED, COMPLETED = E.StageStarted(), E.StageCompleted()
+STARTED, COMPLETED = E.StageStarted(), E.StageCompleted()
 _TAKEN, _EXITED, _STALE = E.ItemTaken(), E.LoopExited(), E.ItemDiscarded()
 _ENTERED, _STOPPED = E.LoopEntered(E.OpenItems()), E.ConditionEvaluated(True)
 _BEGUN, _FINISHED, _JOINED = E.BranchStarted(), E.BranchCompleted(), E.BranchesJoined()
+
+_CERTAIN: dict[Role, Event] = {
+    Role.END: E.RunCompleted(),
+    Role.FINISH: _FINISHED,
+    Role.DISARM: E.TimeLimitEnded(),
+    Role.BEGIN: _ENTERED,
+}
 
 
 class Draft:
@@ -168,9 +173,14 @@ class Draft:
         """One thing that needs no asking; where that led."""
         place = self.control.active[address]
         role = self.program.leaves[place.leaf].role
+        if self.state.verdicts:
+            stands = spot(self.program, self.control, address, place)
+            verdict = self.state.verdicts.get(stands)
+            if verdict is not None:
+                self.judge(verdict)
+                return ()
         if role is Role.STAGE:
-            number = place.attempt + 1
-            return self._ask(address, C.RunStage(address, number), number)
+            return stages.begin(self, address, place)
         if role is Role.TAKE and (failure := self._broken(address)):
             self.fail(feeds.production(address, self.control.feeds[address].turn), failure)
             return ()
@@ -184,23 +194,24 @@ class Draft:
                 self.fill(self._parallel(address))
             return landed
         command = command_at(self.program, self.control, address, place)
-        return () if command is None else self._ask(address, command)
+        return () if command is None else self.ask(address, command)
 
     def _decided(self, address: Address, role: Role) -> tuple[Event, Visit] | None:
         """The event that takes a token on without asking anybody, if there is one."""
         path, visit = address
+        certain = _CERTAIN.get(role)
+        if certain is not None:
+            return certain, visit
         match role:
             case Role.NEXT:
                 frame = self.control.frames[address]
                 if frame.current + 1 < frame.total and not frame.stop:
                     return _TAKEN, (*visit, frame.current + 1)
                 return _EXITED, visit
-            case Role.END:
-                return E.RunCompleted(), visit
-            case Role.FINISH:
-                return _FINISHED, visit
-            case Role.BEGIN:
-                return _ENTERED, visit
+            case Role.ARM:
+                node = self.program.nodes[path]
+                assert isinstance(node, TimeoutNode)
+                return E.TimeLimitStarted(node.seconds), visit
             case Role.ENTER if isinstance(self.program.nodes[path], StreamLoopNode):
                 return _ENTERED, visit
             case Role.TURN if self.control.feeds[feeds.loop_of(address)].stop:
@@ -224,14 +235,14 @@ class Draft:
         old = feeds.stale(feeds.node_of(self.program, loop.path), feed, item)
         return (_STALE if old else _TAKEN), (*loop.visit, item.number)
 
-    def _ask(self, address: Address, command: Command, attempt: int = 0) -> tuple[()]:
+    def ask(self, address: Address, command: Command, attempt: int = 0) -> tuple[()]:
         """Have a command performed, unless too many processes died of it already."""
         times = self.state.crashes.get(address, 0) if self.state.crashes else 0
         if times >= CRASH_BUDGET:
             self.fail(address, died_too_often(times))
             return ()
         if attempt:
-            self.emit(_STARTED, *address, attempt)
+            self.emit(STARTED, *address, attempt)
         self.commands.append(command)
         return ()
 
@@ -256,10 +267,10 @@ class Draft:
             if fork.started == fork.total and not running(
                 self.program, self.control, parallel, fork
             ):
-                self._raise(parallel, *self._first_failure(parallel))
+                failures.fail_parallel(self, parallel)
         elif lanes.merged_keys(self.program, parallel.path) or self.in_branch(parallel):
             if C.JoinBranches(parallel) not in self.commands:
-                self._ask(parallel, C.JoinBranches(parallel))
+                self.ask(parallel, C.JoinBranches(parallel))
         else:
             self.settle(self.emit(_JOINED, *parallel))
 
@@ -280,6 +291,12 @@ class Draft:
     def go_on(self, branch: Address | None = None) -> None:
         """From every active place, or those in a branch: take it up again."""
         control = self.control
+        standing = list(control.failing)
+        for parallel in list(control.forks) if self.state.verdicts else ():
+            verdict = self.state.verdicts.get(parallel)
+            here = branch is None or within(parallel, branch)
+            if here and verdict is not None and self.goes_on(parallel):
+                self.judge(verdict)
         for address, place in list(control.active.items()):
             here = branch is None or within(address, branch)
             if here and control.active.get(address) is place and self.goes_on(address):
@@ -287,10 +304,15 @@ class Draft:
         for parallel in list(control.forks):
             if branch is None or within(parallel, branch):
                 self.fill(parallel)
+        for block in standing:
+            here = branch is None or within(block, branch)
+            going = control.status == ACTIVE and block in control.failing
+            if here and going and not is_ended(control, block):
+                failures.unwind(self, block)
 
     def in_branch(self, address: Address) -> bool:
         """Whether an address lies in a branch."""
-        return self._branch(address) is not None
+        return any(lane.data for lane, _ in lanes.around(self.program, address))
 
     def _parallel(self, branch: Address) -> Address:
         parallel = lanes.parallel_of(self.program, branch)
@@ -312,7 +334,7 @@ class Draft:
                 continue
             known = self._known(due)
             if known is None:
-                self._ask(due, C.Produce(due))
+                self.ask(due, C.Produce(due))
             else:
                 self.emit(known, *due)
                 self.arrived(feeds.loop_of(due))
@@ -326,65 +348,31 @@ class Draft:
 
     # --- failures ---
 
-    def fail(self, address: Address, failure: E.Failure) -> None:
-        """End the innermost branch around that address, or the run."""
-        self._raise(address, address, failure)
+    def fail(
+        self, address: Address, failure: E.Failure, touched: Collection[str] = (), seq: int = 0
+    ) -> None:
+        """What follows from a failure for good at an address."""
+        target = failures.target_of(self.program, self.control, address)
+        failures.fail(self, target, address, failure, touched, seq)
 
-    def _raise(self, at: Address, address: Address, failure: E.Failure) -> None:
-        """Have what is around `at` fail, for a failure at an address in it."""
-        branch = self._branch(at)
-        while branch is not None:
-            parallel = self._parallel(branch)
-            node = self.program.nodes[parallel.path]
-            assert isinstance(node, ParallelNode | ParallelOverNode)
-            if node.on_error == "finish":
-                self._halt(branch, address, failure)
-                return
-            branch = self._branch(parallel)
-        self.end(address, failure)
+    def judge(self, verdict: Verdict) -> None:
+        """It has failed before a rewind, so it fails."""
+        target = failures.Target(verdict.ends, verdict.block)
+        failures.fail(self, target, verdict.at, verdict.failure, undo=verdict.undo)
 
-    def end(self, address: Address, failure: E.Failure) -> None:
-        """End the run by a failure."""
-        self.interrupt_attempts()
-        self.emit(E.RunFailed(failure), *address)
+    def rewind(self, names: Collection[str], address: Address, seq: int) -> None:
+        """Go back to the latest cut not after `seq`: at an address, these were left half changed."""
+        to = self.state.cut_before(seq)
+        where = spell(*address, self.program.loops.get(address.path))
+        why = (
+            f"{where} failed, and {', '.join(names) or 'a loop'} was touched: what came after event {to} is "
+            f"done again, {self.seq - to} events"
+        )
+        self.known = self.going = False
         self.commands.clear()
-
-    def _branch(self, address: Address) -> Address | None:
-        found = [at for lane, at in lanes.around(self.program, address) if lane.data]
-        return found[-1] if found else None
-
-    def _halt(self, branch: Address, at: Address, failure: E.Failure) -> None:
-        """End a branch whose siblings go on, and begin the next in its place."""
-        self.interrupt_attempts(branch)
-        self.emit(E.BranchFailed(failure, at), *branch)
-        self.commands = [c for c in self.commands if not within(c.address, branch)]
-        self.fill(self._parallel(branch))
-
-    def _first_failure(self, parallel: Address) -> tuple[Address, E.Failure]:
-        """Where and why the first of the branches failed that did, in branch order."""
-        order = {
-            branch_address(self.program, parallel, index): index
-            for index in range(self.control.forks[parallel].total)
-        }
-        failed = [at for at in self.control.halted if self._parallel(at) == parallel]
-        failure, at = self.control.halted[min(failed, key=lambda at: order[at])]
-        return at, failure
-
-    def interrupt_attempts(self, inside: Address | None = None) -> None:
-        """Tell that running attempts end without an outcome: all, or those in a branch."""
-        for address, place in list(self.control.active.items()):
-            if place.open and (inside is None or within(address, inside)):
-                self.emit(E.StageInterrupted(), *address, place.attempt)
+        self.emit(E.RunRewound(to, tuple(names), why))
 
     def diverge(self, address: Address, key: str, recorded: str, found: str) -> None:
         """Tell that the past did not come out the same; from here on the memo is void."""
-        self.memo = {}
+        self.memo = {at: o.unsure() for at, o in self.memo.items() if isinstance(o, Once)}
         self.emit(E.RewindDiverged(key, recorded, found), *address)
-
-
-def died_too_often(times: int) -> E.Failure:
-    return E.Failure(
-        "CrashBudgetSpent",
-        f"the process died {times} times while this was running",
-        hint="look for what kills it (memory?), then resume: the budget is then fresh",
-    )

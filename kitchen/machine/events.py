@@ -13,14 +13,16 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from kitchen.errors import HistoryError
+from kitchen.machine.parts import Address as Address
 from kitchen.machine.parts import BlobItems as BlobItems
 from kitchen.machine.parts import Collection as Collection
+from kitchen.machine.parts import Event as Event
 from kitchen.machine.parts import Failure as Failure
 from kitchen.machine.parts import Host as Host
 from kitchen.machine.parts import InlineItems as InlineItems
@@ -29,42 +31,32 @@ from kitchen.machine.parts import Manifest as Manifest
 from kitchen.machine.parts import OpenItems as OpenItems
 from kitchen.machine.parts import RangeItems as RangeItems
 from kitchen.machine.parts import RefItems as RefItems
+from kitchen.machine.parts import Visit as Visit
+from kitchen.machine.parts import spell as spell
+from kitchen.machine.stage_events import BlockFailed as BlockFailed
+from kitchen.machine.stage_events import Effect as Effect
+from kitchen.machine.stage_events import EffectDecided as EffectDecided
+from kitchen.machine.stage_events import FailureHandled as FailureHandled
+from kitchen.machine.stage_events import LoopStopped as LoopStopped
+from kitchen.machine.stage_events import MetricRecorded as MetricRecorded
+from kitchen.machine.stage_events import Mutation as Mutation
+from kitchen.machine.stage_events import RetryScheduled as RetryScheduled
+from kitchen.machine.stage_events import StageCompleted as StageCompleted
+from kitchen.machine.stage_events import StageFailed as StageFailed
+from kitchen.machine.stage_events import StageInterrupted as StageInterrupted
+from kitchen.machine.stage_events import StageRolledBack as StageRolledBack
+from kitchen.machine.stage_events import StageSkipped as StageSkipped
+from kitchen.machine.stage_events import StageStarted as StageStarted
+from kitchen.machine.stage_events import StateAppended as StateAppended
+from kitchen.machine.stage_events import StateDeleted as StateDeleted
+from kitchen.machine.stage_events import StateIncremented as StateIncremented
+from kitchen.machine.stage_events import StateMerged as StateMerged
+from kitchen.machine.stage_events import StatePut as StatePut
+from kitchen.machine.stage_events import TimeLimitEnded as TimeLimitEnded
+from kitchen.machine.stage_events import TimeLimitStarted as TimeLimitStarted
 from kitchen.workflow.definition import Locator
 
-Visit: TypeAlias = tuple[int, ...]
 NOTHING = Raw(b"")
-
-
-class Address(NamedTuple):
-    """A place in a run: a node's path and the loop indices under which it is entered."""
-
-    path: str
-    visit: Visit = ()
-
-    def __str__(self) -> str:
-        return spell(self.path, self.visit)
-
-
-def spell(path: str, visit: Visit, loops: tuple[str, ...] | None = None) -> str:
-    """`epochs[2]/batches[17]/step`. Without `loops` (their paths), the visit is put last.
-
-    A visit with one index more than there are loops around is one of the node's own body.
-    """
-    if not visit:
-        return path
-    if loops is None:
-        return f"{path}[{','.join(map(str, visit))}]"
-    indices = dict(zip((*loops, path), visit, strict=False))
-    parts: list[str] = []
-    prefix = ""
-    for name in path.split("/"):
-        prefix = f"{prefix}/{name}" if prefix else name
-        parts.append(f"{name}[{indices[prefix]}]" if prefix in indices else name)
-    return "/".join(parts)
-
-
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The base of all events."""
 
 
 class Fact(NamedTuple):
@@ -134,6 +126,12 @@ class RunInterrupted(Event, frozen=True):
     signal: str = "SIGINT"
 
 
+class RunCancelled(Event, frozen=True):
+    """The run was ended for good, from outside. `by`: who asked for it."""
+
+    by: str = ""
+
+
 class RunCompleted(Event, frozen=True):
     """Everything is done."""
 
@@ -142,79 +140,6 @@ class RunFailed(Event, frozen=True):
     """The run ended by a failure; the path says where."""
 
     failure: Failure
-
-
-# --- stages -----------------------------------------------------------------------------------
-
-
-class StageStarted(Event, frozen=True):
-    """An attempt began."""
-
-
-class StageCompleted(Event, frozen=True):
-    """The attempt is committed: its mutations and metrics count from here on.
-
-    `looked`, here and elsewhere: the stateful resources that one of several sides peeked at.
-    """
-
-    looked: tuple[str, ...] = ()
-
-
-class StageFailed(Event, frozen=True):
-    """The attempt raised. `discarded` tells the mutations that it would have made."""
-
-    failure: Failure
-    discarded: tuple[Raw, ...] = ()
-
-
-class StageInterrupted(Event, frozen=True):
-    """The attempt ended without an outcome: its process died, or was asked to stop."""
-
-
-class StatePut(Event, frozen=True):
-    """A key of the state got a value."""
-
-    key: str
-    value: Raw
-
-
-class StateDeleted(Event, frozen=True):
-    """A key left the state."""
-
-    key: str
-
-
-class StateAppended(Event, frozen=True):
-    """Items were added to the end of a list. `values` is a JSON array."""
-
-    key: str
-    values: Raw
-
-
-class StateIncremented(Event, frozen=True):
-    """A number was added to a number."""
-
-    key: str
-    by: Raw
-
-
-class StateMerged(Event, frozen=True):
-    """Entries were put into a mapping. `values` is the encoded mapping of those entries."""
-
-    key: str
-    values: Raw
-
-
-class MetricRecorded(Event, frozen=True):
-    """A number worth watching. It counts once its attempt is committed."""
-
-    name: str
-    value: Raw
-    step: int | None = None
-
-
-Mutation: TypeAlias = StatePut | StateDeleted | StateAppended | StateIncremented | StateMerged
-Effect: TypeAlias = "Mutation | MetricRecorded | LoopStopped"
 
 
 # --- control flow -----------------------------------------------------------------------------
@@ -266,10 +191,6 @@ class ItemDiscarded(Event, frozen=True):
     """An item will not be consumed. `reason`: "stale", or "left" where the loop was left."""
 
     reason: str = "stale"
-
-
-class LoopStopped(Event, frozen=True):
-    """A stage asked for the nearest loop around it to end with this visit."""
 
 
 class LoopExited(Event, frozen=True):
@@ -360,8 +281,10 @@ EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
         RunStarted, RunResumed, RunRewound, RewindDiverged, WorkflowChanged,
-        RunInterrupted, RunCompleted, RunFailed,
+        RunInterrupted, RunCancelled, RunCompleted, RunFailed,
         StageStarted, StageCompleted, StageFailed, StageInterrupted,
+        RetryScheduled, StageSkipped, StageRolledBack, EffectDecided,
+        BlockFailed, FailureHandled, TimeLimitStarted, TimeLimitEnded,
         StatePut, StateDeleted, StateAppended, StateIncremented, StateMerged, MetricRecorded,
         ConditionEvaluated, LoopEntered, ItemTaken, ItemProduced, ItemDiscarded, LoopStopped,
         LoopExited, BranchesStarted, BranchStarted, BranchCompleted, BranchFailed, BranchesJoined,

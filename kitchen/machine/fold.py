@@ -13,23 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine import feeds, lanes
+from kitchen.machine import feeds, lanes, rewinding
 from kitchen.machine.cells import increment
 from kitchen.machine.chart import Program
-from kitchen.machine.control import CONTROL, advance, open_attempt, try_again
+from kitchen.machine.control import CONTROL, advance, may_change
 from kitchen.machine.events import Address, Event, Fact
-from kitchen.machine.memo import remember
-from kitchen.machine.outstanding import outstanding
+from kitchen.machine.outstanding import outstanding, within
 from kitchen.machine.state import (
-    ACTIVE,
     Cell,
-    Core,
     Delta,
-    Place,
     ResourceState,
     Stain,
     State,
+    cut_at,
 )
 from kitchen.machine.tokens import illegal
 from kitchen.workflow.ir import AsyncLoopNode
@@ -87,12 +85,12 @@ def apply(
         if kind in CONTROL:
             advance(program, state.core.control, fact, state.seq)
         elif kind in _IN_ATTEMPTS:
-            open_attempt(program, state.core.control, fact, state.seq)
+            may_change(program, state.core.control, fact, state.seq)
         elif kind not in _HANDLERS and kind not in _SILENT:
             expected = "an event this kitchen knows"
             raise illegal(program, state.core.control, fact, state.seq, expected)
     if state.memo and kind in _REMEMBERED:
-        state.memo.pop(Address(fact.path, fact.visit), None)
+        rewinding.come_again(state, Address(fact.path, fact.visit))
     if state.crashes and kind in _PERFORMED:
         _forgive(state, fact)
     handler = _HANDLERS.get(kind)
@@ -118,72 +116,24 @@ def _started(_program: Program, state: State, fact: Fact, _recall: Recall) -> No
     state.core.data = {key: Cell(value) for key, value in event.state.items()}
 
 
-def _resumed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+def _resumed(program: Program, state: State, fact: Fact, recall: Recall) -> None:
     event: Any = fact.event
     if event.after == "crash":
-        asked = (command.address for command in outstanding(program, state))
+        due = outstanding(program, state)
+        asked = (
+            c.address for c in due if not isinstance(c, C.AwaitRetry)
+        )  # nobody dies of waiting
         for at in dict.fromkeys(
             (Address(""), *asked)
         ):  # each once: the root's block is closed at ""
             state.crashes[at] = state.crashes.get(at, 0) + 1
-    elif event.after == "failure":
-        state.crashes = {}
+    rewinding.resumed(program, state, fact, recall)
 
 
 def _workflow_changed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
     state.gained = {**state.gained, **event.state}
-    _fill(state)
-
-
-def _fill(state: State) -> None:
-    """Fields that the state type has gained have their defaults, behind a rewind too."""
-    for key, value in state.gained.items():
-        state.core.data.setdefault(key, Cell(value))
-
-
-def _rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None:
-    event: Any = fact.event
-    seq = state.seq
-    if not 0 < event.to < seq:
-        raise illegal(program, state.core.control, fact, seq, "a rewind to an earlier event")
-    core = recall.state_at(event.to).core.copy()
-    core.control.status = ACTIVE
-    try_again(program, core.control)
-    superseded = remember(
-        (
-            *_early(core, event.to, recall),
-            *recall.facts(max(event.to, state.rewound), seq),
-        )
-    )
-    for address, place in core.control.active.items():
-        # One that had begun before may have metrics in the log, which must not count with the next.
-        again = place.open and place.started >= event.to
-        tried = place.attempt - 1 if again else place.attempt
-        core.control.active[address] = Place(place.leaf, place.visit, tried)
-    state.core = core
-    _fill(state)
-    state.memo = {**state.memo, **superseded}
-    state.incarnation += 1
-    state.rewound = seq
-
-
-def _early(core: Core, to: int, recall: Recall) -> list[Fact]:
-    """The metrics that attempts which were running at `to` had in the log by then."""
-    places = core.control.active.items()
-    begun = {
-        (*address, place.attempt): place.started
-        for address, place in places
-        if place.open and place.started < to
-    }
-    if not begun:
-        return []
-    facts = recall.facts(min(begun.values()), to + 1)
-    return [f for f in facts if type(f.event) is E.MetricRecorded and f[1:] in begun]
-
-
-def _diverged(_program: Program, state: State, _fact: Fact, _recall: Recall) -> None:
-    state.memo = {}
+    rewinding.fill(state)
 
 
 def _put(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -239,6 +189,24 @@ def _refuse_clash(
         raise illegal(program, state.core.control, fact, state.seq, expected)
 
 
+def _forked(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """What `over` touched is the parallel's, for one that fails leaves nothing."""
+    event: Any = fact.event
+    if event.touched:
+        address = Address(fact.path, fact.visit)
+        claims = state.core.claims.setdefault(address, {})
+        claims.update((f"over {name}", address) for name in event.touched)
+
+
+def _stopped(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """Who asked for a loop to end is known at each parallel around, which may fail and be caught."""
+    address = Address(fact.path, fact.visit)
+    for lane, at in lanes.around(program, address):
+        if lane.data:
+            claims = state.core.claims.setdefault(lanes.owner_of(lane, fact.visit), {})
+            claims.setdefault("stop", at)
+
+
 def _begun(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     state.core.overlays.setdefault(Address(fact.path, fact.visit), {})
 
@@ -267,6 +235,22 @@ def _exited(program: Program, state: State, fact: Fact, _recall: Recall) -> None
             del state.memo[at]
 
 
+def _handled(program: Program, state: State, fact: Fact, recall: Recall) -> None:
+    """What a block had that failed: its resources, what its branches wrote, who claimed what."""
+    core, block = state.core, Address(fact.path, fact.visit)
+    for name, known in list(core.resources.items()):
+        if within(Address(known.path, known.visit), block):
+            del core.resources[name]
+    _settle_cut(state)
+    for at in [at for at in core.overlays if within(at, block)]:
+        del core.overlays[at]
+    for at in [at for at in core.claims if within(at, block)]:
+        del core.claims[at]
+    if not core.overlays:
+        core.stains = ()
+    rewinding.handled(program, state, fact, recall)
+
+
 def _opened(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     event: Any = fact.event
     if event.name in state.core.resources:
@@ -293,7 +277,7 @@ def _touched(program: Program, state: State, fact: Fact, _recall: Recall) -> Non
 def _cut_at(state: State, seq: int) -> None:
     """There is no cut after this seq, nor there if the state was not clean then."""
     core = state.core
-    seq = next((s.cut for s in core.stains if s.first <= seq < s.until), seq)
+    seq = cut_at(core, seq)
     if core.cut is None:
         core.soiled = state.seq
     if core.cut is None or seq < core.cut:
@@ -350,6 +334,9 @@ _PERFORMED = frozenset(
         E.ResourceOpened,
         E.ResourcesClosed,
         E.CheckpointSaved,
+        E.StageSkipped,
+        E.StageRolledBack,
+        E.FailureHandled,
     }
 )
 _LOOKING = frozenset(
@@ -376,14 +363,25 @@ _SILENT = frozenset({E.ResourceRestored})
 _HANDLERS: dict[type[Event], Callable[[Program, State, Fact, Recall], None]] = {
     E.RunStarted: _started,
     E.RunResumed: _resumed,
-    E.RunRewound: _rewound,
-    E.RewindDiverged: _diverged,
+    E.RunRewound: rewinding.rewound,
+    E.RewindDiverged: rewinding.diverged,
+    E.StageCompleted: rewinding.completed,
+    E.StageFailed: rewinding.failed,
+    E.StageInterrupted: rewinding.interrupted,
+    E.RetryScheduled: rewinding.scheduled,
+    E.StageSkipped: rewinding.skipped,
+    E.BlockFailed: rewinding.block_failed,
+    E.BranchFailed: rewinding.branch_failed,
+    E.EffectDecided: rewinding.effect_decided,
+    E.FailureHandled: _handled,
     E.WorkflowChanged: _workflow_changed,
     E.StatePut: _put,
     E.StateDeleted: _deleted,
     E.StateAppended: _delta,
     E.StateIncremented: _delta,
     E.StateMerged: _delta,
+    E.BranchesStarted: _forked,
+    E.LoopStopped: _stopped,
     E.BranchStarted: _begun,
     E.BranchesJoined: _joined,
     E.LoopExited: _exited,

@@ -5,7 +5,8 @@ Rules:
 1. A token rests on a *leaf*. What waits for an answer, or for others, has pseudo-leaves, named
    with a `?`: a loop's `?enter` and `?next`, a conditional's `?ask`, a parallel's `?fork`, a
    branch's `?wait`, `?end` and `?done`, an async loop's `?begin`, `?make`, `?take`, `?turn` and
-   `?leave`, a block's `?close` where it opened resources, the root's `?end`.
+   `?leave`, a time limit's `?arm` and `?disarm`, a block's `?close` where it opened resources, the
+   root's `?end`.
 2. A leaf's `name` is its place in the machine, its `path` the node that its events are told at.
    They differ inside a parallel, where every branch is a region with leaves of its own, and
    inside an async loop, whose regions are `?producer` and `?consumer`.
@@ -15,13 +16,16 @@ Rules:
    of a region: there it goes to the region's `?end` or `?turn`.
 5. A *lane* is what is entered beside others: a branch, or one side of an async loop. It says who
    may write what (`lanes.py`). The body of a `parallel(over=…)` is one lane for each item.
+6. A node whose failure is handled (it says so, or a handler stands behind it) is *guarded*: from
+   wherever it stands an arrow leads to what follows then.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kitchen.workflow import ir as IR
 from kitchen.workflow.ir import (
@@ -29,6 +33,7 @@ from kitchen.workflow.ir import (
     BranchNode,
     CheckpointNode,
     ConditionalNode,
+    HandlerNode,
     IncludeNode,
     LoopNode,
     Node,
@@ -37,6 +42,7 @@ from kitchen.workflow.ir import (
     ResourceNode,
     StageNode,
     StreamLoopNode,
+    TimeoutNode,
     WorkflowIR,
     join,
 )
@@ -61,6 +67,8 @@ class Role(enum.Enum):
     LEAVE = "leave"
     OPEN = "open"
     SAVE = "save"
+    ARM = "arm"
+    DISARM = "disarm"
     CLOSE = "close"
     END = "end"
 
@@ -107,6 +115,17 @@ class Leaf(NamedTuple):
     names: tuple[str, ...] = ()
 
 
+class Guard(NamedTuple):
+    """A node whose failure is handled: how many loop indices its address has; the states of it.
+
+    `skipped`: it is a stage that says so itself.
+    """
+
+    depth: int
+    states: tuple[str, ...]
+    skipped: bool = False
+
+
 class Move(NamedTuple):
     """An arrow of the chart, between states; where it leads to a region, to its first leaf."""
 
@@ -133,6 +152,7 @@ class Layout:
     the leaf where one is entered. `composites[path]`: the state of a parallel or an async loop.
     `waits[(path, depth)]`: the leaf where a
     branch with so many indices waits for its turn. `lanes[path]`: those around a node.
+    `guards[path]`: the nodes whose failure is handled.
     """
 
     first: str = ""
@@ -143,6 +163,7 @@ class Layout:
     composites: dict[str, str] = field(default_factory=dict[str, str])
     waits: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     lanes: dict[str, tuple[Lane, ...]] = field(default_factory=dict[str, tuple[Lane, ...]])
+    guards: dict[str, Guard] = field(default_factory=dict[str, Guard])
 
     def leaf(
         self, name: str, role: Role, path: str, around: Around, names: tuple[str, ...] = ()
@@ -181,42 +202,88 @@ def _block(layout: Layout, at: Spot, nodes: tuple[Node, ...], around: Around, af
         close = layout.leaf(name, Role.CLOSE, at.path, around, names)
         layout.move(close, "closed", at.path, after)
         after = close
+    beyond = after  # what follows the handler, if one was laid out last
+    handled = False
     for node in reversed(nodes):
-        after = _node(layout, at.under(node.name), node, around, after)
+        spot = at.under(node.name)
+        if isinstance(node, HandlerNode):
+            beyond, handled = after, True
+            after = _block(layout, spot, node.body, around, after)
+            continue
+        first = _node(layout, spot, node, around, beyond if handled else after)
+        if handled:
+            _guard(layout, spot, node, around, after)
+        after, handled = first, False
     return after
 
 
-def _node(layout: Layout, at: Spot, node: Node, around: Around, after: str) -> str:
-    match node:
-        case StageNode():
-            return layout.simple(at, Role.STAGE, around, "done", after)
-        case ResourceNode():
-            return layout.simple(at, Role.OPEN, around, "opened", after)
-        case CheckpointNode():
-            return layout.simple(at, Role.SAVE, around, "saved", after)
-        case IncludeNode() | BranchNode():
-            return _block(layout, at, node.body, around, after)
-        case ConditionalNode():
-            ask = layout.leaf(f"{at.name}/?ask", Role.ASK, at.path, around)
-            layout.move(ask, "yes", at.path, _block(layout, at, node.then, around, after))
-            other = _block(layout, at.under(IR.OTHERWISE), node.otherwise, around, after)
-            layout.move(ask, "no", at.path, other)
-            return ask
-        case LoopNode() | StreamLoopNode():
-            role = Role.NEXT if isinstance(node, LoopNode) else Role.PULL
-            enter = layout.leaf(f"{at.name}/?enter", Role.ENTER, at.path, around)
-            again = layout.leaf(f"{at.name}/?next", role, at.path, around)
-            body = _block(layout, at, node.body, around.loop(at.path), again)
-            layout.move(enter, "entered", at.path, again)
-            layout.move(again, "item", at.path, body)
-            layout.move(again, "exit", at.path, after)
-            return enter
-        case ParallelNode():
-            return _parallel(layout, at, node, around, after)
-        case ParallelOverNode():
-            return _parallel_over(layout, at, node, around, after)
-        case AsyncLoopNode():
-            return _async_loop(layout, at, node, around, after)
+def _guard(layout: Layout, at: Spot, node: Node, around: Around, handler: str) -> None:
+    """Have a failure of the node lead to its handler."""
+    states = [at.name]
+    if isinstance(node, ParallelNode | ParallelOverNode):
+        states.append(f"{at.name}?fork")
+    elif isinstance(node, AsyncLoopNode):
+        states.append(f"{at.name}?begin")
+    for state in states:
+        layout.move(state, "handled", at.path, handler)
+    layout.guards[at.path] = Guard(len(around.loops), tuple(states))
+
+
+def _node(layout: Layout, at: Spot, node: Any, around: Around, after: str) -> str:
+    """Lay out a node that continues at `after`; the name of the leaf where it begins."""
+    return _LAYOUTS[type(node)](layout, at, node, around, after)
+
+
+def _stage(layout: Layout, at: Spot, node: StageNode, around: Around, after: str) -> str:
+    if node.on_error == "skip":
+        layout.move(at.name, "skipped", at.path, after)
+        layout.guards[at.path] = Guard(len(around.loops), (at.name,), skipped=True)
+    return layout.simple(at, Role.STAGE, around, "done", after)
+
+
+def _resource(layout: Layout, at: Spot, _node: ResourceNode, around: Around, after: str) -> str:
+    return layout.simple(at, Role.OPEN, around, "opened", after)
+
+
+def _checkpoint(layout: Layout, at: Spot, _node: CheckpointNode, around: Around, after: str) -> str:
+    return layout.simple(at, Role.SAVE, around, "saved", after)
+
+
+def _inlined(
+    layout: Layout, at: Spot, node: IncludeNode | BranchNode, around: Around, after: str
+) -> str:
+    return _block(layout, at, node.body, around, after)
+
+
+def _timeout(layout: Layout, at: Spot, node: TimeoutNode, around: Around, after: str) -> str:
+    arm = layout.leaf(f"{at.name}/?arm", Role.ARM, at.path, around)
+    disarm = layout.leaf(f"{at.name}/?disarm", Role.DISARM, at.path, around)
+    layout.move(arm, "armed", at.path, _block(layout, at, node.body, around, disarm))
+    layout.move(disarm, "disarmed", at.path, after)
+    return arm
+
+
+def _conditional(
+    layout: Layout, at: Spot, node: ConditionalNode, around: Around, after: str
+) -> str:
+    ask = layout.leaf(f"{at.name}/?ask", Role.ASK, at.path, around)
+    layout.move(ask, "yes", at.path, _block(layout, at, node.then, around, after))
+    other = _block(layout, at.under(IR.OTHERWISE), node.otherwise, around, after)
+    layout.move(ask, "no", at.path, other)
+    return ask
+
+
+def _loop(
+    layout: Layout, at: Spot, node: LoopNode | StreamLoopNode, around: Around, after: str
+) -> str:
+    role = Role.NEXT if isinstance(node, LoopNode) else Role.PULL
+    enter = layout.leaf(f"{at.name}/?enter", Role.ENTER, at.path, around)
+    again = layout.leaf(f"{at.name}/?next", role, at.path, around)
+    body = _block(layout, at, node.body, around.loop(at.path), again)
+    layout.move(enter, "entered", at.path, again)
+    layout.move(again, "item", at.path, body)
+    layout.move(again, "exit", at.path, after)
+    return enter
 
 
 def _parallel(layout: Layout, at: Spot, node: ParallelNode, around: Around, after: str) -> str:
@@ -294,3 +361,19 @@ def _async_loop(layout: Layout, at: Spot, node: AsyncLoopNode, around: Around, a
     layout.regions[at.name] = (producer, consumer)
     layout.initial[producer], layout.initial[consumer] = make, take
     return begin
+
+
+_LAYOUTS: dict[type[Any], Callable[[Layout, Spot, Any, Around, str], str]] = {
+    StageNode: _stage,
+    ResourceNode: _resource,
+    CheckpointNode: _checkpoint,
+    IncludeNode: _inlined,
+    BranchNode: _inlined,
+    TimeoutNode: _timeout,
+    ConditionalNode: _conditional,
+    LoopNode: _loop,
+    StreamLoopNode: _loop,
+    ParallelNode: _parallel,
+    ParallelOverNode: _parallel_over,
+    AsyncLoopNode: _async_loop,
+}

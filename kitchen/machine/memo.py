@@ -7,6 +7,8 @@ Rules:
    touched a stateful resource: then the question is put again, so that the resource sees what
    it saw, and the answer is compared.
 3. What a stage commits again is compared key by key. The first difference ends the memo.
+4. Of a stage whose effect must not happen twice the memo holds what it committed, or that it may
+   have done something.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from kitchen.machine.chart import Program
 from kitchen.machine.events import (
     Address,
     BranchesStarted,
     ConditionEvaluated,
     Effect,
+    EffectDecided,
+    Event,
     Fact,
     ItemProduced,
     ItemTaken,
@@ -26,6 +31,9 @@ from kitchen.machine.events import (
     LoopStopped,
     MetricRecorded,
     StageCompleted,
+    StageFailed,
+    StageInterrupted,
+    StageStarted,
     StateAppended,
     StateDeleted,
     StateIncremented,
@@ -33,7 +41,8 @@ from kitchen.machine.events import (
     StatePut,
     to_json,
 )
-from kitchen.machine.state import Remembered, StageMemo
+from kitchen.machine.state import Once, Remembered, StageMemo
+from kitchen.workflow.ir import StageNode
 
 _EFFECTS = (
     StatePut,
@@ -47,13 +56,21 @@ _EFFECTS = (
 _DECISIONS = (ConditionEvaluated, LoopEntered, BranchesStarted, ItemProduced)
 
 
-def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:
-    """The memo that a stretch of superseded events leaves behind."""
-    memo: dict[Address, Remembered] = {}
+def remember(
+    program: Program, facts: Iterable[Fact], begun: Iterable[Address] = ()
+) -> dict[Address, Remembered]:
+    """The memo that a stretch of superseded events leaves behind.
+
+    `begun`: where attempts were running as it began.
+    """
+    once = {p for p, n in program.nodes.items() if isinstance(n, StageNode) and n.effect == "once"}
+    memo: dict[Address, Remembered] = {at: Once(None) for at in begun if at.path in once}
     effects: dict[tuple[Address, int], list[Effect]] = {}
     for event, path, visit, attempt in facts:
         address = Address(path, visit)
-        if isinstance(event, _EFFECTS):
+        if path in once:
+            _remember_once(memo, effects, Fact(event, path, visit, attempt))
+        elif isinstance(event, _EFFECTS):
             effects.setdefault((address, attempt), []).append(event)
         elif isinstance(event, StageCompleted):
             memo[address] = StageMemo(digests(effects.pop((address, attempt), ())))
@@ -62,6 +79,36 @@ def remember(facts: Iterable[Fact]) -> dict[Address, Remembered]:
         elif isinstance(event, _DECISIONS) or (isinstance(event, ItemTaken) and event.digest):
             memo[address] = event
     return memo
+
+
+def _remember_once(
+    memo: dict[Address, Remembered], effects: dict[tuple[Address, int], list[Effect]], fact: Fact
+) -> None:
+    event, path, visit, attempt = fact
+    address = Address(path, visit)
+    if isinstance(event, _EFFECTS):
+        effects.setdefault((address, attempt), []).append(event)
+    elif isinstance(event, StageStarted):
+        memo[address] = Once(None)
+    elif isinstance(event, StageCompleted):
+        memo[address] = Once(tuple(effects.pop((address, attempt), ())))
+    elif isinstance(event, EffectDecided) and event.choice == "skip":
+        memo[address] = decided(event)
+    elif _is_known(event):
+        memo.pop(address, None)
+
+
+def _is_known(event: Event) -> bool:
+    """Whether it tells that an effect which must not happen twice has not happened."""
+    failed = isinstance(event, StageFailed) and not event.undecided
+    not_begun = isinstance(event, StageInterrupted) and not event.begun
+    return failed or not_begun or isinstance(event, EffectDecided)
+
+
+def decided(event: EffectDecided) -> Once:
+    """What somebody said that a stage had done."""
+    puts = tuple(StatePut(key, value) for key, value in event.changes.items())
+    return Once(puts, decided=True)
 
 
 def digests(effects: Iterable[Effect]) -> dict[str, str]:

@@ -1,14 +1,48 @@
-"""What events hold beside plain fields: failures, hosts, collections, manifests.
+"""What events are made of: addresses, failures, hosts, collections, manifests.
 
 Rules: frozen data, read leniently as events are. A value of the user is `Raw`.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
+
+Visit: TypeAlias = tuple[int, ...]
+
+
+class Address(NamedTuple):
+    """A place in a run: a node's path and the loop indices under which it is entered."""
+
+    path: str
+    visit: Visit = ()
+
+    def __str__(self) -> str:
+        return spell(self.path, self.visit)
+
+
+def spell(path: str, visit: Visit, loops: tuple[str, ...] | None = None) -> str:
+    """`epochs[2]/batches[17]/step`. Without `loops` (their paths), the visit is put last.
+
+    A visit with one index more than there are loops around is one of the node's own body.
+    """
+    if not visit:
+        return path
+    if loops is None:
+        return f"{path}[{','.join(map(str, visit))}]"
+    indices = dict(zip((*loops, path), visit, strict=False))
+    parts: list[str] = []
+    prefix = ""
+    for name in path.split("/"):
+        prefix = f"{prefix}/{name}" if prefix else name
+        parts.append(f"{name}[{indices[prefix]}]" if prefix in indices else name)
+    return "/".join(parts)
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The base of all events."""
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,46 +2,60 @@
 
 Rules: what `load` gives is equal to what `dump` was given. A text that does not fit is a
 `HistoryError`, after which the reader folds the log instead. Nothing is taken from a snapshot
-that the log does not hold.
+that the log does not hold. Who wrote it is not known, so `check` looks whether the program can
+stand there at all before anybody goes on from it.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from kitchen.errors import HistoryError
+from kitchen.machine.chart import ENDINGS, Program
 from kitchen.machine.events import (
     Address,
     RunStarted,
     from_json,
     to_json,
 )
+from kitchen.machine.outstanding import outstanding
 from kitchen.machine.state import (
+    ACTIVE,
+    READY,
     Cell,
     Control,
     Core,
     Delta,
+    Failing,
     Feed,
     Fork,
     Frame,
     Halt,
+    Limit,
+    Once,
     Place,
     Remembered,
     ResourceState,
     StageMemo,
     Stain,
     State,
+    Tried,
+    Verdict,
 )
 
 # Raised whenever the layout below, or what folding makes of an event, changes.
-LAYOUT = 2
+LAYOUT = 3
+_ONCE = "once"
 
 
 # A deleted key has no base. (`Raw | None` would read nothing but null.)
 _Change: TypeAlias = tuple[str, list[Raw], list[Delta]]
+
+
+_ToldOnce: TypeAlias = tuple[list[tuple[str, str]] | None, bool]
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -68,6 +82,12 @@ class _Snapshot(msgspec.Struct, array_like=True):
     claims: list[tuple[Address, dict[str, Address]]]
     soiled: int
     stains: tuple[Stain, ...]
+    failing: list[tuple[Address, Failing]]
+    limits: list[tuple[Address, Limit]]
+    done: list[Address]
+    tries: list[tuple[Address, Tried]]
+    verdicts: list[tuple[Address, Verdict]]
+    mended: int
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -103,6 +123,12 @@ def dump(state: State) -> bytes:
             claims=list(core.claims.items()),
             soiled=core.soiled,
             stains=core.stains,
+            failing=list(core.control.failing.items()),
+            limits=list(core.control.limits.items()),
+            done=core.done,
+            tries=list(state.tries.items()),
+            verdicts=list(state.verdicts.items()),
+            mended=state.mended,
         )
     )
 
@@ -111,14 +137,23 @@ def _told(known: Remembered) -> tuple[str, Raw]:
     """What the memo knows of an address: the type of an event and its text, "" for a stage's."""
     if isinstance(known, StageMemo):
         return "", Raw(_ENCODER.encode(known.digests))
+    if isinstance(known, Once):
+        effects = known.effects
+        told = None if effects is None else [(type(e).__name__, to_json(e)) for e in effects]
+        return _ONCE, Raw(_ENCODER.encode((told, known.decided)))
     return type(known).__name__, Raw(to_json(known).encode())
 
 
 def _known(kind: str, text: Raw) -> Remembered:
     if not kind:
         return StageMemo(msgspec.json.decode(text, type=dict[str, str]))
+    if kind == _ONCE:
+        told, decided = msgspec.json.decode(text, type=_ToldOnce)
+        effects: Any = None if told is None else tuple(from_json(*each) for each in told)
+        return Once(effects, decided)
     event = from_json(kind, bytes(text))
-    assert isinstance(event, Remembered)
+    if not isinstance(event, Remembered):
+        raise HistoryError(f"a memo cannot hold a {kind}")
     return event
 
 
@@ -132,9 +167,44 @@ def load(body: bytes) -> State:
     Raises `HistoryError` where the bytes are not a snapshot of this version.
     """
     try:
-        found = _DECODER.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise HistoryError(f"a snapshot does not read: {error}") from None
+        return _loaded(_DECODER.decode(body))
+    except (HistoryError, RecursionError, ValueError) as error:
+        raise HistoryError(f"a snapshot does not read: {str(error)[:200]}") from None
+
+
+def check(state: State, program: Program, seq: int) -> None:
+    """Whether a state can be one of this program, at this seq.
+
+    Raises `HistoryError`: it cannot. (Whether it is the one that the log gives, only folding says.)
+    """
+    try:
+        fits = (
+            state.seq == seq
+            and state.core.control.status in (READY, ACTIVE, *ENDINGS)
+            and 0 <= (seq if state.core.cut is None else state.core.cut) <= seq
+            and _stands(state.core.control, program)
+        )
+        # A token that waits for what is not there shows where it is asked what it waits for.
+        if fits:
+            outstanding(program, state)
+    except (LookupError, AssertionError, TypeError) as error:
+        raise HistoryError(f"a snapshot does not fit its workflow: {error!r}") from None
+    if not fits:
+        raise HistoryError("a snapshot does not fit its workflow")
+
+
+def _stands(control: Control, program: Program) -> bool:
+    """Whether every token is on a leaf of its own node, and all loops and parallels are nodes."""
+    return all(
+        program.leaves[place.leaf].path == address.path and place.visit == address.visit
+        for address, place in control.active.items()
+    ) and all(
+        address.path in program.nodes
+        for address in (*control.frames, *control.forks, *control.feeds)
+    )
+
+
+def _loaded(found: _Snapshot) -> State:
     data = {key: Cell(base, deltas) for key, base, deltas in found.data}
     control = Control(
         found.status,
@@ -144,6 +214,8 @@ def load(body: bytes) -> State:
         dict(found.feeds),
         dict(found.halted),
         found.parked,
+        dict(found.failing),
+        dict(found.limits),
     )
     overlays = {
         address: {key: Cell(base[0], deltas) if base else None for key, base, deltas in changes}
@@ -161,10 +233,14 @@ def load(body: bytes) -> State:
             dict(found.claims),
             found.soiled,
             found.stains,
+            found.done,
         ),
         found.incarnation,
         found.rewound,
         {address: _known(kind, text) for address, kind, text in found.memo},
         dict(found.crashes),
         found.gained,
+        dict(found.tries),
+        dict(found.verdicts),
+        found.mended,
     )

@@ -4,9 +4,8 @@ Rules:
 
 1. `State` follows from the log alone. Live and folded are equal after every event.
 2. `Core` is what a rewind takes back: where control stands, the user's data, the resources.
-   What outlives a rewind (incarnation, memo, crash counts) stands beside it.
-3. A value of the user is a `Cell`: the JSON text that was put, and the deltas since. Cells never
-   change: a copy of the state shares them, and a delta makes a new one in constant time.
+   What outlives a rewind (incarnation, memo, crash counts, tries, verdicts) stands beside it.
+3. A value of the user is a `Cell` (`value`), which never changes: a copy of the state shares it.
 4. `cut` is None while the state is *clean*: no stateful resource was touched since it was saved
    or opened, so the head itself is the cut. The first touch fixes it at the seq before,
    or, for a stage, at the start of the attempt: its early metrics are superseded with it. Where
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from msgspec import Raw
 
@@ -28,6 +27,7 @@ from kitchen.machine.events import (
     Address,
     BranchesStarted,
     ConditionEvaluated,
+    Effect,
     Failure,
     ItemProduced,
     ItemTaken,
@@ -36,20 +36,24 @@ from kitchen.machine.events import (
     RunStarted,
     Visit,
 )
+from kitchen.machine.value import Cell as Cell
+from kitchen.machine.value import Delta as Delta
 
 READY, ACTIVE = "ready", "running"
 
-_OBJECT = b'"struct"'  # the codec's mark of a declared object, also on texts that are in a blob
-
 
 class Place(NamedTuple):
-    """A token on a leaf. `open`: an attempt has started there, at `started`, and has not ended."""
+    """A token on a leaf. `open`: an attempt has started there, at `started`, and has not ended.
+
+    `waits`: the next attempt is not due yet.
+    """
 
     leaf: str
     visit: Visit
     attempt: int = 0
     open: bool = False
     started: int = 0
+    waits: bool = False
 
 
 class Frame(NamedTuple):
@@ -104,79 +108,26 @@ class Feed(NamedTuple):
     owned: bool = False
 
 
-class Delta(NamedTuple):
-    """A change to a list ("append", a JSON array) or a mapping ("merge", an encoded mapping)."""
+class Limit(NamedTuple):
+    """A block with a time limit in seconds, entered at which seq."""
 
-    kind: str
-    values: Raw
-
-
-_Link: TypeAlias = "tuple[_Link | None, Delta]"
+    entered: int
+    seconds: float
 
 
-class Cell:
-    """A value: encoded base, and the deltas since as a linked list, the newest first.
+class Failing(NamedTuple):
+    """What failed for good at `at`, and ends a "run", a "branch", a "block" or a "stage".
 
-    `cache` is the reader's: how many deltas are in the decoded value, and that value.
+    `undo`: the stages that are still to be rolled back, the next first. `touched`: the resources
+    that the attempt used and did not commit. `stood`: where the run stood.
     """
 
-    __slots__ = ("_length", "_newest", "_objects", "base", "cache")
-
-    def __init__(self, base: Raw, deltas: Iterable[Delta] = ()) -> None:
-        self.base = base
-        self._newest: _Link | None = None
-        self._length = 0
-        for delta in deltas:
-            self._newest = (self._newest, delta)
-            self._length += 1
-        self.cache: tuple[int, Any] | None = None
-        self._objects: bool | None = None  # not yet looked
-
-    @property
-    def deltas(self) -> tuple[Delta, ...]:
-        """What was appended or merged since the base was put."""
-        return self.deltas_from(0)
-
-    def deltas_from(self, start: int) -> tuple[Delta, ...]:
-        """The deltas but the first `start`, at the cost of those that are given."""
-        found: list[Delta] = []
-        link = self._newest
-        for _ in range(self._length - start):
-            assert link is not None
-            link, delta = link
-            found.append(delta)
-        return tuple(reversed(found))
-
-    def with_delta(self, delta: Delta) -> Cell:
-        """The cell after one more delta, in constant time; this one is as it was."""
-        cell = Cell(self.base)
-        cell._newest = (self._newest, delta)
-        cell._length = self._length + 1
-        cell.cache = self.cache
-        if self._objects is not None:
-            cell._objects = self._objects or _OBJECT in bytes(delta.values)
-        return cell
-
-    def newest_kind(self) -> str | None:
-        """ "append" or "merge" if there are deltas: then the value is a list, or a mapping."""
-        return None if self._newest is None else self._newest[1].kind
-
-    def holds_objects(self) -> bool:
-        """Whether there are objects of declared types in the value."""
-        if self._objects is None:
-            texts = (self.base, *(delta.values for delta in self.deltas))
-            self._objects = any(_OBJECT in bytes(text) for text in texts)
-        return self._objects
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Cell):
-            return NotImplemented
-        return self.base == other.base and self.deltas == other.deltas
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Cell({bytes(self.base)!r}, {self.deltas!r})"
+    failure: Failure
+    at: Address
+    ends: str
+    undo: tuple[Address, ...] = ()
+    touched: tuple[str, ...] = ()
+    stood: Address = Address("")
 
 
 class ResourceState(NamedTuple):
@@ -207,7 +158,8 @@ class Control:
     """Where the run stands: tokens, and what is known of the loops and parallels around them.
 
     `halted`: the branches that failed while their siblings go on, and why. `parked`: those that had
-    failed, and since a resume wait for a place among the ones that may run.
+    failed, and since a resume wait for a place among the ones that may run. `failing`: what a
+    failure ends, until all in it has ended. `limits`: the blocks whose time is limited.
     """
 
     status: str = READY
@@ -217,6 +169,8 @@ class Control:
     feeds: dict[Address, Feed] = field(default_factory=dict[Address, Feed])
     halted: dict[Address, Halt] = field(default_factory=dict[Address, Halt])
     parked: tuple[Address, ...] = ()
+    failing: dict[Address, Failing] = field(default_factory=dict[Address, Failing])
+    limits: dict[Address, Limit] = field(default_factory=dict[Address, Limit])
 
     def copy(self) -> Control:
         """A draft: changing it leaves this one as it is."""
@@ -228,6 +182,8 @@ class Control:
             self.feeds.copy(),
             self.halted.copy(),
             self.parked,
+            self.failing.copy(),
+            self.limits.copy(),
         )
 
 
@@ -248,7 +204,8 @@ class Core:
     """What a rewind takes back.
 
     `soiled`: the seq of the first touch since the state was clean. `stains`: while branches run,
-    when it was not: an attempt that began there has its cut before.
+    when it was not: an attempt that began there has its cut before. `done`: the stages that a
+    failing run rolls back, as they were completed.
     """
 
     control: Control = field(default_factory=Control)
@@ -261,6 +218,7 @@ class Core:
     )
     soiled: int = 0
     stains: tuple[Stain, ...] = ()
+    done: list[Address] = field(default_factory=list[Address])
 
     def copy(self) -> Core:
         """An independent copy that shares the values."""
@@ -273,7 +231,13 @@ class Core:
             {address: dict(claims) for address, claims in self.claims.items()},
             self.soiled,
             self.stains,
+            list(self.done),
         )
+
+
+def cut_at(core: Core, seq: int) -> int:
+    """The cut of what began at a seq; earlier than that where the state was not clean then."""
+    return next((s.cut for s in core.stains if s.first <= seq < s.until), seq)
 
 
 class StageMemo(NamedTuple):
@@ -282,8 +246,46 @@ class StageMemo(NamedTuple):
     digests: dict[str, str]
 
 
+class Once(NamedTuple):
+    """What a stage whose effect must not happen twice had done: its changes and metrics, which
+    hold; None: nobody knows, so it is *undecided*. `decided`: somebody has said what they are."""
+
+    effects: tuple[Effect, ...] | None
+    decided: bool = False
+
+    def unsure(self) -> Once:
+        """The same once the past did not come out again: only what somebody said still holds."""
+        return self if self.decided else Once(None)
+
+
+class Tried(NamedTuple):
+    """The attempts at an address that failed: the number of the last, how many; after how many
+    seconds since which seq the next is due (0: none was scheduled)."""
+
+    attempt: int
+    failed: int
+    delay: float = 0.0
+    since: int = 0
+
+
+class Verdict(NamedTuple):
+    """What failed for good at `at`, told at `seq`: behind a rewind it is not run again.
+
+    It ended a "branch", a "block" or a "stage". `undo`: the stages that are then to be rolled back.
+    `ahead`: a rewind has superseded it, and the run has not come there again.
+    """
+
+    failure: Failure
+    at: Address
+    seq: int
+    ends: str
+    block: Address
+    undo: tuple[Address, ...] = ()
+    ahead: bool = False
+
+
 Remembered: TypeAlias = (
-    StageMemo | ConditionEvaluated | LoopEntered | BranchesStarted | ItemTaken | ItemProduced
+    StageMemo | Once | ConditionEvaluated | LoopEntered | BranchesStarted | ItemTaken | ItemProduced
 )
 
 
@@ -294,7 +296,9 @@ class State:
     `memo` is what is known of the superseded future; `rewound` the seq of the last rewind;
     `crashes` how often a process died at an address without what was asked there having ended
     (at the empty one: since anything had); `gained` the defaults of fields that the state type got
-    since the run was started.
+    since the run was started; `tries` what is known of attempts that failed, and `verdicts` where
+    a failure took place that did not end the run: both hold behind a rewind too; `mended` the seq
+    at which the run was last taken up after it had failed.
     """
 
     seq: int = 0
@@ -305,10 +309,13 @@ class State:
     memo: dict[Address, Remembered] = field(default_factory=dict[Address, Remembered])
     crashes: dict[Address, int] = field(default_factory=dict[Address, int])
     gained: dict[str, Raw] = field(default_factory=dict[str, Raw])
+    tries: dict[Address, Tried] = field(default_factory=dict[Address, Tried])
+    verdicts: dict[Address, Verdict] = field(default_factory=dict[Address, Verdict])
+    mended: int = 0
 
     @property
     def status(self) -> str:
-        """ "ready", "running", "completed", "failed" or "interrupted"."""
+        """ "ready", "running", "completed", "failed", "interrupted" or "cancelled"."""
         return self.core.control.status
 
     @property
@@ -320,6 +327,10 @@ class State:
     def dirty(self) -> tuple[str, ...]:
         """The resources that keep the head from being a cut, by name."""
         return tuple(sorted(n for n, r in self.core.resources.items() if r.touched or r.lost))
+
+    def cut_before(self, seq: int) -> int:
+        """The latest seq, not after this one, at which every stateful resource can be had again."""
+        return min(self.cut, cut_at(self.core, seq))
 
     def stateful(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of these resources that are open and stateful, sorted."""
@@ -343,4 +354,7 @@ class State:
             dict(self.memo),
             dict(self.crashes),
             dict(self.gained),
+            dict(self.tries),
+            dict(self.verdicts),
+            self.mended,
         )

@@ -41,11 +41,17 @@ from kitchen.machine.events import (
 from kitchen.machine.state import Cell, Delta
 from kitchen.runner.declared import suggest
 
+_CHANGING = ("stage", "rollback")
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class Attempt:
-    """What user code reads and writes while a stage, a predicate, an `over` or a factory runs."""
+    """What user code reads and writes while a stage, a predicate, an `over` or a factory runs.
+
+    `only_peeks`: why it may touch no stateful resource, if it may not. `left_behind`: it was
+    ended by us, and what it does may go on. `limit`: the cancel scope of its timeout, if it has one. `late`:
+    the time limit of a block around it has passed.
+    """
 
     def __init__(
         self,
@@ -73,9 +79,18 @@ class Attempt:
         self._objects: dict[str, Any] = {}
         self._lent: dict[str, tuple[Any, bytes]] = {}
         self._sealed = False
+        self.only_peeks = ""
+        self.left_behind = False
+        self.limit: Any = None
+        self.late = False
         self._touching = threading.Lock()
         self._writes = writes
         self._stops = False
+
+    @property
+    def seen(self) -> Mapping[str, Cell]:
+        """The state as it was when the attempt began."""
+        return self._data
 
     @property
     def looked(self) -> tuple[str, ...]:
@@ -86,13 +101,19 @@ class Attempt:
 
     def seal(self) -> None:
         """End the attempt: from here on its context refuses everything."""
-        self._sealed = True
+        with self._touching:
+            self._sealed = True
 
-    def touch(self, names: Iterable[str]) -> None:
-        """Note that these resources are got at. Raises `StaleContext` once the attempt has ended."""
+    def leave_behind(self) -> None:
+        """End the attempt, whose thread goes on and cannot be stopped."""
+        self.seal()
+        self.left_behind = True
+
+    def touch(self, names: Iterable[str], *, peeks: bool = False) -> None:
+        """Note that these are got at, or looked at. Raises `StaleContext` once it has ended."""
         with self._touching:
             self.check_live()
-            self.touched |= set(names)
+            (self.peeked if peeks else self.touched).update(names)
 
     def revoke(self, stateful: Callable[[Iterable[str]], Sequence[str]]) -> bool:
         """End the attempt, unless it has touched a stateful resource; whether it is ended.
@@ -101,7 +122,7 @@ class Attempt:
         """
         with self._touching:
             if not stateful(self.touched):
-                self._sealed = True
+                self._sealed = self.left_behind = True
             return self._sealed
 
     def check_live(self) -> None:
@@ -287,7 +308,7 @@ class Attempt:
             raise StateError(f"a state key is a str that is valid Unicode, not {key!r}")
 
     def _check_kind(self, key: str) -> None:
-        if self.kind != "stage":
+        if self.kind not in _CHANGING:
             raise StateError(
                 f"the {self.kind} at {spell(*self.address)} may not change state[{key!r}]",
                 hint="only stages change the state; a stage before it could",

@@ -5,6 +5,8 @@ Rules:
 1. User code gets a context of its own, over the state as it may see it from where it stands.
 2. A sync stage body runs in a worker thread unless it was declared `thread=False`; so do `over`,
    producers and factories. A predicate runs inline: it is asked often and should look, not work.
+   A thread whose call is cancelled has `patience` seconds to end, and none where its time is over,
+   or that of a block around it; then it is left behind.
 3. How many threads run is the kernel's business (branches, producers), so no limit is set here.
 4. Global generators are seeded before what runs alone; side by side, nobody could tell whose
    numbers are whose.
@@ -13,40 +15,48 @@ Rules:
 from __future__ import annotations
 
 import inspect
-import math
+import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
-
-from anyio import CapacityLimiter, to_thread
 
 from kitchen.errors import WorkflowError
 from kitchen.machine import lanes
 from kitchen.machine.cells import no_blobs
 from kitchen.machine.codec import Codec
-from kitchen.machine.events import Address
+from kitchen.machine.events import Address, spell
+from kitchen.machine.outstanding import within
 from kitchen.machine.state import Cell, Core
 from kitchen.runner import randomness
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.context import Context
 from kitchen.runner.failure import balanced
 from kitchen.runner.scope import Scope, config_untouched
-from kitchen.runner.threads import in_own_thread
+from kitchen.runner.threads import Threads
 from kitchen.workflow.ir import StageNode
 from kitchen.workflow.stage import Stage
+
+_logger = logging.getLogger("kitchen.run")
 
 _PLAIN = Codec()
 _NONE: Mapping[str, Any] = {}
 
 
 class Calls:
-    """Calls the user code of one execution. `running`: the attempts of stages, by address."""
+    """Calls the user code of one execution. `running`: the attempts of stages, by address.
+
+    `open`: the attempts of what is being performed. `patience`: how many seconds a thread that is
+    wanted no more may take to end.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.running: dict[Address, Attempt] = {}
         self._async: dict[str, bool] = {}
         self._frozen_options: dict[int, Mapping[str, Any]] = {}
-        self._threads: CapacityLimiter | None = None
+        self.open: dict[Address, Attempt] = {}
+        self.patience = 30.0
+        self.threads = Threads()
 
     def attempt(
         self,
@@ -55,11 +65,19 @@ class Calls:
         kind: str = "stage",
         data: Mapping[str, Cell] | None = None,
         writes: tuple[str, ...] | None = None,
+        *,
+        kept: bool = True,
     ) -> Attempt:
-        """An attempt at an address, over the state as it is seen from there now, or over `data`."""
+        """An attempt at an address, over the state as it is seen from there now, or over `data`.
+
+        `kept`: it is the one whose touches count if what is being performed comes to nothing.
+        """
         scope = self._scope
         seen = self.view(scope.journal.state.core, address) if data is None else data
-        return Attempt(address, number, seen, scope.codec, scope.journal.fetch, kind, writes)
+        made = Attempt(address, number, seen, scope.codec, scope.journal.fetch, kind, writes)
+        if kept:
+            self.open[address] = made
+        return made
 
     def view(self, core: Core, address: Address) -> Mapping[str, Cell]:
         """The state as it is, or was, seen from an address."""
@@ -74,32 +92,58 @@ class Calls:
         thread: bool = True,
         awaited: bool = True,
         abandon: bool = False,
+        hook: str = "execute",
+        more: tuple[Any, ...] = (),
     ) -> Any:
         """Call what is bound to a key. `abandon`: its thread is not waited for if the call is
-        cancelled."""
+        cancelled. `hook`: which method, if it is a `Stage`. `more`: what it is given beside ctx."""
         binding = self._scope.binding(key)
-        body: Any = binding.execute if isinstance(binding, Stage) else binding
+        body: Any = getattr(binding, hook) if isinstance(binding, Stage) else binding
         ctx: Context[Any, Any] = Context(self._scope, attempt, options)
-        is_async = self._async.get(key)
+        known = key if hook == "execute" else f"{key}?{hook}"
+        is_async = self._async.get(known)
         if is_async is None:
-            is_async = self._async[key] = _is_async(body)
+            is_async = self._async[known] = _is_async(body)
         if self._scope.workflow.ir.seed_globals and self._alone(attempt.address):
             randomness.seed_globals(randomness.derive(self._scope.seed, attempt.address))
         if is_async and awaited:
-            return await balanced(body(ctx))
+            return await balanced(body(ctx, *more))
         if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread
-            (result,) = await self.in_thread(lambda: (body(ctx),), abandon=abandon)
+            (result,) = await self.threads.run(
+                lambda: (body(ctx, *more),),
+                patience=0 if abandon else partial(self._patience, attempt),
+                abandoned=partial(self._left_behind, attempt),
+            )
         else:
-            result = body(ctx)
+            result = body(ctx, *more)
         return await balanced(result) if awaited and inspect.isawaitable(result) else result
 
-    async def in_thread(self, work: Any, *, abandon: bool = False) -> Any:
-        """Do something in a worker thread; in one that may be left behind, with `abandon`."""
-        if abandon:
-            return await in_own_thread(work)
-        if self._threads is None:
-            self._threads = CapacityLimiter(math.inf)
-        return await to_thread.run_sync(work, limiter=self._threads)
+    async def in_thread(self, work: Any) -> Any:
+        """Do something of our own in a worker thread, to its end."""
+        return await self.threads.run(work)
+
+    def _patience(self, attempt: Attempt) -> float:
+        """How long to wait for a thread that is wanted no more."""
+        known = self.open.get(attempt.address, attempt)  # a validation has its stage's time
+        late = known.late or (known.limit is not None and known.limit.cancel_called)
+        return 0.0 if late else self.patience
+
+    def hurry(self, block: Address) -> None:
+        """The time limit of a block has passed: no thread in it is waited for any more."""
+        for attempt in self.open.values():
+            attempt.late = attempt.late or within(attempt.address, block)
+
+    def _left_behind(self, attempt: Attempt) -> None:
+        attempt.leave_behind()
+        if attempt.kind == "producer" and not self._scope.journal.state.stateful(attempt.touched):
+            return  # it is wanted no more, and owns nothing
+        self._scope.live.lost |= attempt.touched | attempt.peeked
+        _logger.warning(
+            "run %s: the thread of %s could not be stopped and is left behind; it gets at "
+            "nothing of the run any more",
+            self._scope.run_id,
+            spell(*attempt.address),
+        )
 
     async def ask(self, key: str, attempt: Attempt, *, thread: bool) -> Any:
         """Call what may only look, and end the attempt."""

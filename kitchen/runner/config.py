@@ -6,11 +6,13 @@ Rules:
    unknown field is an error with the near match. Without one, `ConfigMap` reads a mapping.
 2. What is recorded has all defaults filled in, and reading the record back gives an equal config;
    a config for which that does not hold is refused at the start, not at the resume.
+3. Of a secret only its mark is recorded (see `hidden.py`). `restore` gives it without a value, for
+   those who read; `begun` and `unlocked` with it, for those who execute, or refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -19,7 +21,9 @@ from msgspec import Raw
 from kitchen.errors import ConfigError, UnencodableValue, UnknownKey
 from kitchen.machine.cells import no_blobs
 from kitchen.machine.codec import Codec
+from kitchen.runner import hidden
 from kitchen.runner.declared import check_names, shape_of, suggest
+from kitchen.runner.secret import Secret, indistinct
 
 _CODEC = Codec()
 
@@ -97,17 +101,17 @@ def convert(given: Any, declared: type[Any] | None, *, strict: bool = True) -> A
                 f"the config is a {type(given).__name__}, but this workflow declares no config type",
                 hint="pass a mapping, or declare @kitchen.workflow(config=YourStruct)",
             )
-        return ConfigMap(cast("Mapping[str, Any]", given))
+        return ConfigMap(hidden.unmarked(given))
     if isinstance(given, declared):
         given = _builtins(given)
     elif not isinstance(given, Mapping):
         raise ConfigError(
             f"the config is a {type(given).__name__}; expected {declared.__name__} or a mapping"
         )
-    entries = cast("Mapping[str, Any]", given)
+    entries = dict(cast("Mapping[str, Any]", hidden.unmarked(given)))
     check_names(entries, shape_of(declared))
     try:
-        return msgspec.convert(dict(entries), declared, strict=strict)
+        return msgspec.convert(entries, declared, strict=strict, dec_hook=hidden.taken)
     except msgspec.ValidationError as error:
         raise ConfigError(_located(error, declared)) from None
 
@@ -121,7 +125,31 @@ def _located(error: msgspec.ValidationError, declared: type[Any]) -> str:
 
 
 # What the codec keeps exactly is left as it is; the rest (enums, paths…) becomes built-ins.
-_EXACT: tuple[type, ...] = (bytes,)
+_EXACT: tuple[type, ...] = (bytes, Secret)
+
+
+def begun(given: Any, declared: type[Any] | None) -> tuple[Raw, Any]:
+    """What the user gave for a new run: as it is recorded, and as user code sees it.
+
+    Raises `ConfigError`, also where a secret is missing.
+    """
+    asked = convert(given, declared)
+    raw = record(asked)
+    return raw, unlocked(raw, declared, asked)
+
+
+def unlocked(raw: Raw, declared: type[Any] | None, asked: Any = None) -> Any:
+    """The config of a run that is to be executed; the secrets of the config `asked` come first.
+
+    Raises `ConfigError` where a secret is missing, and what `restore` raises.
+    """
+    tree = None if asked is None else _tree(asked)
+    return _restored(raw, declared, lambda entries: hidden.unlocked(entries, tree))
+
+
+def check_secrets(config: Any) -> None:
+    """Raises `ConfigError` naming the secrets of a config that have no value here."""
+    hidden.require(_tree(config))
 
 
 def record(config: Any) -> Raw:
@@ -130,7 +158,7 @@ def record(config: Any) -> Raw:
     Raises `ConfigError` where reading it back would not give the same.
     """
     declared = None if isinstance(config, ConfigMap) else cast("type[Any]", type(config))
-    entries: Any = _plain(config) if declared is None else _builtins(config)
+    entries: Any = hidden.marked(_tree(config))
     try:
         encoded = _CODEC.encode(entries, where="config")
     except UnencodableValue as error:
@@ -151,7 +179,10 @@ def record(config: Any) -> Raw:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two configs, or two values in them, are equal; NaN is equal to itself here."""
+    """Whether two configs, or two values in them, are equal; NaN is equal to itself here, and what
+    a log says of a secret to any secret."""
+    if isinstance(one, Secret) and isinstance(other, Secret):
+        return indistinct(one, other)
     if type(one) is float and type(other) is float:
         return one == other or (one != one and other != other)  # noqa: PLR0124
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -175,6 +206,11 @@ def same(one: Any, other: Any) -> bool:
         ) from None
 
 
+def _tree(config: Any) -> Any:
+    """A config as built-ins, but for its secrets."""
+    return _plain(config) if isinstance(config, ConfigMap) else _builtins(config)
+
+
 def _builtins(config: Any) -> Any:
     try:
         return msgspec.to_builtins(config, builtin_types=_EXACT)
@@ -193,16 +229,20 @@ def _plain(value: Any) -> Any:
 
 
 def restore(raw: Raw, declared: type[Any] | None) -> Any:
-    """The config that was recorded, as the declared type.
+    """The config that was recorded, as the declared type; its secrets have no values.
 
     Raises `ConfigError` where the type has changed so that it does not fit any more.
     """
-    entries: Any = _thawed(_CODEC.decode(raw, no_blobs))
+    return _restored(raw, declared, hidden.unmarked)
+
+
+def _restored(raw: Raw, declared: type[Any] | None, put: Callable[[Any], Any]) -> Any:
+    entries: Any = put(_thawed(_CODEC.decode(raw, no_blobs)))
     if declared is None:
         return ConfigMap(entries)
     try:
         check_names(entries, shape_of(declared))
-        return msgspec.convert(entries, declared)
+        return msgspec.convert(entries, declared, dec_hook=hidden.taken)
     except (msgspec.ValidationError, ConfigError) as error:
         told = error.message if isinstance(error, ConfigError) else _located(error, declared)
         raise ConfigError(

@@ -225,7 +225,15 @@ class Context(Generic[ConfigT, StateT]):
                 f"the item of {path} is what this producer makes",
                 hint=f"ctx.index({path.rpartition('/')[2]!r}) is its number",
             )
-        item = self._scope.items[Address(path, visit[:-1])][visit[-1]]
+        try:
+            item = self._scope.items[Address(path, visit[:-1])][visit[-1]]
+        except (KeyError, IndexError):
+            if self._attempt.kind != "rollback":
+                raise
+            raise UnknownKey(
+                f"the items of {path} are gone, as the loop has ended",
+                hint="put what a rollback needs into ctx.state",
+            ) from None
         return self._attempt.lend(f"item {visit[-1]} of the loop {path}", item)
 
     def index(self, loop: str | None = None) -> int:

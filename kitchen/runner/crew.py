@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,6 +23,13 @@ from anyio.abc import TaskGroup
 from kitchen.machine.commands import Command
 from kitchen.machine.events import Address
 from kitchen.runner.outcome import Performed
+
+_Key: TypeAlias = tuple[type[Any], Address]
+
+
+def _key(command: Command) -> _Key:
+    """Two kinds of command may be under way at one address: a block is left where it failed."""
+    return type(command), command.address
 
 
 class Crew:
@@ -32,7 +40,7 @@ class Crew:
     ) -> None:
         self._tasks = tasks
         self._perform = perform
-        self._running: dict[Address, tuple[Command, anyio.CancelScope]] = {}
+        self._running: dict[_Key, tuple[Command, anyio.CancelScope]] = {}
         self._done: deque[tuple[Command, Performed | BaseException]] = deque()
         self._hosts: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
@@ -50,14 +58,15 @@ class Crew:
     def begin(self, command: Command) -> None:
         """Have a command performed."""
         scope = anyio.CancelScope()
-        self._running[command.address] = command, scope
+        self._running[_key(command)] = command, scope
         self._tasks.start_soon(self._task, command, scope)
 
-    def host(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Have something go on beside the commands, such as the pulling of a stream."""
+    def host(self, work: Callable[[], Awaitable[None]]) -> anyio.CancelScope:
+        """Have something go on beside the commands, such as the pulling of a stream; what stops it."""
         scope = anyio.CancelScope()
         self._hosts.add(scope)
         self._tasks.start_soon(self._hosted, work, scope)
+        return scope
 
     async def end(self) -> None:
         """Cancel everything that still goes on, and wait until it is gone."""
@@ -67,10 +76,11 @@ class Crew:
             scope.cancel()
         while self._running or self._hosts:
             await self._changed.wait()
+        self._done.clear()
 
     def cancel(self, command: Command) -> None:
         """Stop performing it; it ends without an outcome."""
-        self._running[command.address][1].cancel()
+        self._running[_key(command)][1].cancel()
 
     def wake(self) -> None:
         """Have who waits look around."""
@@ -92,6 +102,13 @@ class Crew:
             given.append((command, outcome))
         return given
 
+    def discard(self, which: Callable[[Command], bool]) -> list[tuple[Command, Performed]]:
+        """Take away the outcomes of these commands that nobody has asked for yet."""
+        taken = [(c, o) for c, o in self._done if which(c) and not isinstance(o, BaseException)]
+        kept = [(c, o) for c, o in self._done if not which(c) or isinstance(o, BaseException)]
+        self._done = deque(kept)
+        return taken
+
     async def gone(self, which: Callable[[Command], bool]) -> None:
         """Wait until none of these is being performed any more."""
         while any(which(command) for command in self.busy):
@@ -108,8 +125,8 @@ class Crew:
         except BaseException as error:
             self._done.append((command, error))
         finally:
-            if self._running.get(command.address, (None, None))[1] is scope:
-                del self._running[command.address]
+            if self._running.get(_key(command), (None, None))[1] is scope:
+                del self._running[_key(command)]
             self.wake()
 
     async def _hosted(self, work: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:

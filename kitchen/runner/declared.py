@@ -37,9 +37,9 @@ def suggest(name: str, known: Any) -> str:
 
 
 def field_names(declared: type[Any]) -> list[str]:
-    """The fields of a Struct or a dataclass, by the names that authored input uses."""
+    """The fields of a Struct or a dataclass, as attributes, whatever they are renamed to in JSON."""
     if issubclass(declared, msgspec.Struct):
-        return [field.encode_name for field in msgspec.structs.fields(declared)]
+        return list(declared.__struct_fields__)
     return [field.name for field in dataclasses.fields(declared)]
 
 
@@ -116,7 +116,7 @@ def state_fields(declared: type[Any] | None, reserved: Mapping[str, object]) -> 
     if declared is None:
         return {}
     hints = typing.get_type_hints(declared)  # they resolve: the codec has seen them before
-    fields = {name: _checkable(hints.get(name, Any)) for name in _attributes(declared)}
+    fields = {name: _checkable(hints.get(name, Any)) for name in field_names(declared)}
     for name in fields:
         if hasattr(MutableMapping, name) or name in reserved:
             what = "a loop variable" if name in reserved else "a method, as ctx.state is a mapping"
@@ -152,13 +152,6 @@ def initial_state(declared: type[Any] | None, codec: Codec) -> dict[str, Raw]:
             raise KitchenError(f"the default of state field {name!r} is larger than 64 KiB")
         state[name] = Raw(encoded.json)
     return state
-
-
-def _attributes(declared: type[Any]) -> list[str]:
-    """The fields by the names that attributes have, whatever they are renamed to in JSON."""
-    if issubclass(declared, msgspec.Struct):
-        return list(declared.__struct_fields__)
-    return field_names(declared)
 
 
 def _checkable(hint: Any) -> Any:

@@ -2,7 +2,8 @@
 are none: what user code leaves behind of its own.
 
 Rules: frames of kitchen and of the event loop are left out, files in the project are named
-relative to the current folder, chained causes and groups are kept, and nothing is pickled.
+relative to the current folder, chained causes and groups are kept, and nothing is pickled. Secrets
+that this process knows are replaced in all of the text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import anyio
 
 from kitchen.errors import KitchenError
 from kitchen.machine.events import Failure
+from kitchen.runner.secret import redacted
 
 _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
 _ANYIO = str(Path(anyio.__file__).resolve().parent) + os.sep
@@ -29,7 +31,7 @@ def describe(error: BaseException) -> Failure:
     """The exception as a `Failure`."""
     told = traceback.TracebackException.from_exception(error)
     _clean(told)
-    text = "".join(told.format())
+    text = redacted("".join(told.format()))  # before it is cut: half a secret is not found
     if len(text) > _LIMIT:
         text = f"{text[: _LIMIT // 2]}\n… {len(text) - _LIMIT} characters left out …\n{text[-_LIMIT // 2 :]}"
     kind = type(error)
@@ -39,8 +41,17 @@ def describe(error: BaseException) -> Failure:
         else f"{kind.__module__}.{kind.__qualname__}"
     )
     if isinstance(error, KitchenError):
-        return Failure(name.removeprefix("kitchen.errors."), error.message, text, error.hint or "")
-    return Failure(name, str(error), text)
+        name, hint = name.removeprefix("kitchen.errors."), redacted(error.hint or "")
+        return Failure(name, redacted(error.message), text, hint)
+    return Failure(name, redacted(_message(error)), text)
+
+
+def _message(error: BaseException) -> str:
+    """What it says; an exception of the user's may fail at that too."""
+    try:
+        return str(error)
+    except Exception as fault:
+        return f"(its text cannot be had: {type(fault).__name__})"
 
 
 def being_cancelled() -> bool:

@@ -140,6 +140,14 @@ def recorded_workflow(locator: Locator | None, run: str) -> Workflow[Any, Any]:
             hint=f"kitchen resume {run} --workflow {name}:{locator.qualname}\n"
             f"  or, in the script: kitchen.resume({run!r}, {locator.qualname})",
         )
+    names = (*locator.qualname.split("."), *locator.module.split("."))
+    if names[-1] == "py" or not all(name.isidentifier() for name in names):
+        # `file.py:name` is for a person to type: a log names modules, and never a file to run.
+        raise NotResumable(
+            f"the log of run {run!r} names {str(locator)[:200]!r} as its workflow, which is no module "
+            "and name in it",
+            hint=f"say where the workflow is: {by_hand}",
+        )
     try:
         return workflow_at(str(locator))
     except UnknownWorkflow as error:

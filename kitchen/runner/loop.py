@@ -13,10 +13,11 @@ Rules:
    Outcomes that came together share an append: each is decided and applied in its turn, then all
    is written, and only then anything performed.
 3. A command that stands alone is performed here and now; several are performed by the crew.
-4. A request to stop is honoured between two commands: what runs comes to its end, but for what
-   only waits for an item; what is unsaved is checkpointed, and `RunInterrupted` is the last event.
-5. However the loop ends, resources are closed, in reverse order, by the task that opened them.
-   What fails at that, or in an observer, is logged: it must not hide how the run ended.
+4. A rewind is taken at once: what is being performed is stopped and dropped, the resources are
+   closed and opened anew as the cut has them, and the run goes on from there.
+5. What is asked from outside (`stopping`) is honoured between two commands.
+6. However the loop ends, resources are closed, in reverse order, by the task that opened them.
+   What fails at that is logged: it must not hide how the run ended.
 """
 
 from __future__ import annotations
@@ -24,26 +25,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from kitchen.errors import IllegalOutcome, KitchenError, StoreError
+from kitchen.log.reader import fact_of
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine import feeds
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.decide import decide
 from kitchen.machine.events import Address, Fact
-from kitchen.machine.outstanding import is_outstanding
+from kitchen.machine.outstanding import is_halted, is_outstanding, within
 from kitchen.machine.state import ACTIVE
 from kitchen.ports.observer import RunObserver
+from kitchen.runner import cancelling
 from kitchen.runner.crew import Crew, bare
 from kitchen.runner.failure import being_cancelled
+from kitchen.runner.leaving import Leaving
+from kitchen.runner.limits import TimeLimits
+from kitchen.runner.observing import Observers
 from kitchen.runner.outcome import Performed
 from kitchen.runner.perform import Performer
+from kitchen.runner.restoring import bring_back
 from kitchen.runner.scope import Scope
+from kitchen.runner.stopping import Requests, preserve, stop
 from kitchen.workflow.ir import AsyncLoopNode
 
 _logger = logging.getLogger("kitchen.run")
@@ -53,7 +61,11 @@ YIELD_SECONDS = 0.02
 _NO_BLOBS: Mapping[str, bytes] = {}
 
 # Behind these, something that is being performed may be wanted no more.
-_ENDING = frozenset({E.BranchFailed, E.RunFailed, E.LoopStopped})
+_ENDING = frozenset({E.BranchFailed, E.BlockFailed, E.RunFailed, E.LoopStopped})
+_LEAVING = frozenset({E.LoopExited, E.BranchesJoined, E.FailureHandled, E.RunRewound})
+_LIMITING = frozenset(
+    {E.TimeLimitStarted, E.TimeLimitEnded, E.FailureHandled, E.BranchFailed, E.RunRewound}
+)
 
 
 class Execution:
@@ -62,13 +74,14 @@ class Execution:
     def __init__(self, scope: Scope, observers: Sequence[RunObserver] = ()) -> None:
         self.scope = scope
         self.performer = Performer(scope)
-        self.stop_signal: str | None = None
+        self.requests = Requests()
+        self.rewound = False
         self._crew: Crew
-        self._ending = False
+        self._limits: TimeLimits
+        self._hasty = anyio.CancelScope()
+        self._ending = self._limiting = False
         self._failure: E.Failure | None = None
-        self._observers = list(observers)
-        if observers:
-            scope.on_progress = self._tell_progress
+        self._observers = Observers(scope, observers)
 
     def step(self, given: Input, blobs: Mapping[str, bytes] = _NO_BLOBS) -> Sequence[Command]:
         """Decide, append, apply; the commands to perform."""
@@ -77,7 +90,7 @@ class Execution:
         if decision.facts:
             journal.write(decision.facts, blobs, decision.control)
             self._applied(decision.facts)
-            self._tell_facts(decision.facts)
+            self._observers.facts(decision.facts)
         return decision.commands
 
     def step_all(self, done: Sequence[tuple[Command, Performed]]) -> Sequence[Command]:
@@ -88,17 +101,23 @@ class Execution:
         facts: list[Fact] = []
         for command, (outcome, blobs) in done:
             if not is_outstanding(journal.program, journal.state, command):
+                self.performer.drop(command, outcome)
                 continue
             if len(done) == 1:
                 return self.step(outcome, blobs)
             decision = decide(journal.program, journal.state, outcome)
+            if any(type(fact.event) is E.RunRewound for fact in decision.facts):
+                if facts:  # a rewind needs the past in the log, and voids what has come with it
+                    journal.commit()
+                    self._observers.facts(facts)
+                return self.step(outcome, blobs)
             journal.stage(decision.facts, blobs, decision.control)
             self._applied(decision.facts)
             facts += decision.facts
             commands += decision.commands
         if facts:
             journal.commit()
-            self._tell_facts(facts)
+            self._observers.facts(facts)
         return [c for c in commands if is_outstanding(journal.program, journal.state, c)]
 
     async def drive(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
@@ -112,7 +131,9 @@ class Execution:
             beside.start_soon(self._flush_metrics)
             self.scope.live.hosts = beside
             self.performer.feeding.host = self._crew.host
-            self.performer.on(C.LeaveLoop, self._leave)
+            self._limits = TimeLimits(self.scope.journal, self._crew.host, self._crew.wake)
+            self.performer.calls.patience = self.requests.grace
+            Leaving(self.scope, self.performer, self._crew).take_part()
             try:
                 await self._perform_all(begin)
             except BaseException:
@@ -123,14 +144,28 @@ class Execution:
         await bare(all_of_it)
 
     async def _perform_all(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
-        crew = self._crew
-        pending = list(await begin())
+        with self._hasty:
+            await self._perform_until(list(await begin()))
+        if self.scope.journal.state.status != ACTIVE:
+            return
+        if not self.requests.ending:
+            raise IllegalOutcome(
+                f"run {self.scope.run_id!r} waits for nothing, and has not ended",
+                hint="this is a fault of kitchen; please report it with the log",
+            )
+        await stop(self)
+
+    async def _perform_until(self, pending: list[Command]) -> None:
+        """Perform, until the run has ended or is to be stopped."""
+        crew, requests = self._crew, self.requests
         yielded = time.monotonic()
+        pending = await self._turned(pending)
         while self.scope.journal.state.status == ACTIVE and (pending or not crew.idle):
-            if self.stop_signal is not None:
-                await self._interrupt(self.stop_signal)
+            if requests.ending:
                 return
-            if len(pending) == 1 and crew.idle and self._alone(pending[0]):
+            if requests.checkpoint:
+                pending = list(await preserve(self))
+            elif len(pending) == 1 and crew.idle and self._alone(pending[0]):
                 command = pending.pop()
                 await anyio.lowlevel.checkpoint_if_cancelled()  # rather than in the middle of it
                 outcome, blobs = await self.performer.perform(command)
@@ -139,29 +174,98 @@ class Execution:
                 if time.monotonic() - yielded > YIELD_SECONDS:
                     await anyio.lowlevel.checkpoint()
                     yielded = time.monotonic()
-                continue
-            for command in pending:
-                crew.begin(command)
-            pending = list(self.step_all(await crew.outcomes()))
-            if self._ending:
-                self._ending = False
-                self._cancel_unwanted()
-        if self.scope.journal.state.status == ACTIVE and self.stop_signal is None:
-            raise IllegalOutcome(
-                f"run {self.scope.run_id!r} waits for nothing, and has not ended",
-                hint="this is a fault of kitchen; please report it with the log",
+            else:
+                for command in pending:
+                    crew.begin(command)
+                pending = list(await self.take_outcomes())
+            if self._ending or self._limiting or self.rewound:
+                pending = await self._turned(pending)
+
+    async def take_outcomes(self) -> Sequence[Command]:
+        """Wait for outcomes, and decide; the commands to perform."""
+        # A limit may have passed while nobody waited here.
+        done = [] if self._limits.passed else await self._crew.outcomes()
+        pending = list(self.step_all(done))
+        for address in self._limits.due():
+            up = C.TimeUp(address)
+            if not self.rewound and self._is_running(address):
+                self.performer.calls.hurry(address)
+                pending = [c for c in (*pending, *self.step(up)) if self._is_wanted(c)]
+        return pending
+
+    async def _turned(self, pending: list[Command]) -> list[Command]:
+        """Something else than the next command follows: what is wanted no more is stopped, time
+        limits begin or end, or the run goes back to its cut."""
+        self._ending = False
+        if self.rewound:
+            pending = list(await self._take_back())
+        else:
+            self.stop_commands(lambda command: not self._is_wanted(command))
+        if self._limiting:
+            self._limiting = False
+            self._limits.look()
+        return pending
+
+    async def _take_back(self) -> Sequence[Command]:
+        """The run was rewound: go on from there, with resources as they were."""
+        self.rewound = False
+        _logger.warning("run %s: %s", self.scope.run_id, self._why_rewound())
+        self._limits.stop()
+        await self._crew.end()
+        self._limiting = True
+        self.performer.feeding.forget_all()
+        self.performer.staging.begun.clear()
+        self.scope.items.clear()
+        try:
+            await self.scope.live.close()
+        except KitchenError:
+            _logger.exception("run %s: a resource could not be closed", self.scope.run_id)
+        self.performer.cut_short.clear()
+        self.performer.unclaimed.clear()
+        return await bring_back(self)
+
+    def _why_rewound(self) -> str:
+        journal = self.scope.journal
+        record = journal.store.latest(journal.run, ["RunRewound"])
+        assert record is not None
+        event: Any = fact_of(record).event
+        told = f"back to event {event.to}, as {event.reason}"
+        if journal.state.incarnation == 1:
+            told += (
+                ". A wf.checkpoint right before what may fail makes this cheaper: only what comes "
+                "after the last one is done again"
             )
+        return told
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being performed, and no outcome waits."""
+        return self._crew.idle
+
+    def arm_limits(self) -> None:
+        """Have the time limits run that the state holds."""
+        self._limits.look()
+
+    def _is_wanted(self, command: Command) -> bool:
+        journal = self.scope.journal
+        return is_outstanding(journal.program, journal.state, command)
+
+    def _is_running(self, block: Address) -> bool:
+        control = self.scope.journal.state.core.control
+        return control.status == ACTIVE and not is_halted(control, block)
 
     def _alone(self, command: Command) -> bool:
         """Whether to perform a lone command here: not what may wait long for an item."""
+        if self.scope.journal.state.core.control.limits:
+            return False
         if isinstance(command, C.PullItem):
             return self.performer.feeding.ready(command.address)
-        return not isinstance(command, C.Produce)
+        return not isinstance(command, C.Produce | C.AwaitRetry | C.LeaveBlock | C.RollBack)
 
-    def _cancel_unwanted(self) -> None:
-        journal = self.scope.journal
+    def stop_commands(self, which: Callable[[Command], bool] | None = None) -> None:
+        """Stop those that are being performed and are such; None: all."""
         for command in self._crew.busy:
-            if not is_outstanding(journal.program, journal.state, command):
+            if which is None or which(command):
                 self._cancel(command)
 
     def _cancel(self, command: Command) -> None:
@@ -169,15 +273,6 @@ class Execution:
         attempt = self.performer.feeding.producing.get(command.address)
         if attempt is None or attempt.revoke(self.scope.journal.state.stateful):
             self._crew.cancel(command)
-
-    async def _leave(self, command: C.LeaveLoop) -> Performed:
-        """A loop ends: its source is closed, its producers are gone."""
-        loop = command.address
-        await self.performer.feeding.leave(loop)
-        await self._crew.gone(
-            lambda other: isinstance(other, C.Produce) and feeds.loop_of(other.address) == loop
-        )
-        return Performed(C.LoopLeft(loop), {})
 
     async def _end(self) -> None:
         """Close what is open; a cancellation that comes meanwhile does not spare the rest."""
@@ -196,33 +291,18 @@ class Execution:
             await self.scope.live.close(error=self.cause)
         except KitchenError:
             _logger.exception("run %s: a resource could not be closed", self.scope.run_id)
+        self.performer.calls.threads.end()
 
     @property
     def cause(self) -> BaseException | None:
         """The exception that made the run fail, if it was raised in this process."""
-        known = (error for failure, error in self.performer.raised if failure == self._failure)
-        return next(known, None)
-
-    async def _interrupt(self, signal: str) -> None:
-        state = self.scope.journal.state
-        for command in self._crew.busy:
-            if isinstance(command, C.PullItem | C.Produce):
-                self._cancel(command)
-        while not self._crew.idle and state.status == ACTIVE:
-            self.step_all(await self._crew.outcomes())
-        if state.status != ACTIVE:
-            return
-        try:
-            if state.dirty and not state.core.control.halted:
-                manifests = await self.performer.save()
-                self.step(C.CheckpointWritten(None, manifests))
-        finally:  # without the checkpoint the run is rewound when it is resumed
-            self.step(C.Interrupt(signal))
+        return self.performer.exception(self._failure)
 
     async def _flush_metrics(self) -> None:
-        """Have the metrics of long stages in the log within a second; have a stop noticed."""
+        """Have the metrics of long stages in the log within a second; have requests noticed."""
         while True:
             await anyio.sleep(FLUSH_SECONDS)
+            self._notice()
             for attempt in list(self.performer.calls.running.values()):
                 journal = self.scope.journal
                 running = C.RunStage(attempt.address, attempt.number)
@@ -238,43 +318,46 @@ class Execution:
                     attempt.metrics.extendleft(reversed(metrics))
                 else:
                     attempt.flushed.extend(metrics)
-            if self.stop_signal is not None:
-                self._crew.wake()
+
+    def _notice(self) -> None:
+        """What was asked for from outside, by a signal or by another process."""
+        requests, journal = self.requests, self.scope.journal
+        if requests.canceller is None:
+            requests.canceller = cancelling.asked(journal.store, journal.run)
+        if requests.late:
+            self.performer.calls.patience = 0.0 if requests.canceller is None else requests.grace
+            self._hasty.cancel()
+            for command in self._crew.busy:  # half a production too: it will be taken back
+                self._crew.cancel(command)
+        if requests.ending or requests.checkpoint:
+            self._crew.wake()
 
     def _applied(self, facts: Sequence[Fact]) -> None:
-        """Drop the items of loops that have ended; keep what productions will see."""
+        """Note what follows from facts beside commands; keep what productions will see."""
         feeding = self.scope.journal.state.core.control.feeds
         for fact in facts:
             kind = type(fact.event)
+            self._limiting = self._limiting or kind in _LIMITING
             if kind in _ENDING or (kind is E.ConditionEvaluated and feeding):
                 self._ending = True
                 if isinstance(fact.event, E.RunFailed):
                     self._failure = fact.event.failure
-            elif kind is E.LoopExited or kind is E.BranchesJoined:
-                self.scope.items.pop(Address(fact.path, fact.visit), None)
-                if isinstance(self.scope.journal.program.nodes[fact.path], AsyncLoopNode):
-                    self.performer.feeding.forget_notes(Address(fact.path, fact.visit))
-            elif kind is E.RunRewound:
-                self.scope.items.clear()
+            elif kind in _LEAVING:
+                self._left(fact)
         state = self.scope.journal.state
         if state.core.control.feeds:
             self.performer.feeding.note(state.seq - len(facts))
 
-    def _tell_facts(self, facts: Sequence[Fact]) -> None:
-        if self._observers:
-            journal = self.scope.journal
-            self._tell(lambda who: who.on_facts(journal.run, facts, journal.state))
-
-    def _tell_progress(self, address: Address, done: float, total: float | None) -> None:
-        self._tell(lambda who: who.on_progress(self.scope.run_id, address, done, total))
-
-    def _tell(self, call: Callable[[RunObserver], None]) -> None:
-        """Tell every observer. One that raises is told nothing more."""
-        for observer in list(self._observers):
-            try:
-                call(observer)
-            except Exception:
-                self._observers.remove(observer)
-                _logger.exception(
-                    "run %s: observer %r failed and is dropped", self.scope.run_id, observer
-                )
+    def _left(self, fact: Fact) -> None:
+        """Drop the items of loops that have ended."""
+        kind, block = type(fact.event), Address(fact.path, fact.visit)
+        if kind is E.RunRewound:
+            self.rewound = True
+            self.scope.items.clear()
+        elif kind is E.FailureHandled:
+            for loop in [loop for loop in self.scope.items if within(loop, block)]:
+                del self.scope.items[loop]
+        else:
+            self.scope.items.pop(block, None)
+            if isinstance(self.scope.journal.program.nodes[fact.path], AsyncLoopNode):
+                self.performer.feeding.forget_notes(block)

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each kind of command has one handler, here, in `entering` or in `feeding`. User code is called
-   through `calls`, but for sources (`stream`) and for `state_dict` (`checkpoint`).
+1. Each kind of command has one handler, here, in `staging`, `entering` or `feeding`. User code is
+   called through `calls`, but for sources (`stream`) and for `state_dict` (`checkpoint`).
 2. What user code raises becomes an outcome. Cancellation does not: it passes through, unless
    nobody cancelled the run and a stage let an asyncio `CancelledError` of its own escape.
 3. Before user code runs, the items of the loops around it are there, from the log if need be.
@@ -19,32 +19,45 @@ from typing import Any
 
 from kitchen.errors import KitchenError, NotResumableWarning, ResourceError, WorkflowError
 from kitchen.machine import commands as C
-from kitchen.machine.commands import Command
+from kitchen.machine.commands import Command, Input
 from kitchen.machine.events import Address, Failure
 from kitchen.runner import checkpoint
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
 from kitchen.runner.entering import Entering
 from kitchen.runner.failure import balanced, being_cancelled, describe
-from kitchen.runner.feeding import Feeding
+from kitchen.runner.feeding.feeding import Feeding
 from kitchen.runner.outcome import Performed
 from kitchen.runner.scope import Scope
+from kitchen.runner.staging import Staging
 from kitchen.runner.surroundings import Surroundings
-from kitchen.workflow.ir import ResourceNode, StageNode
+from kitchen.workflow.ir import ResourceNode
+
+_KEPT = 16
 
 
 class Performer:
-    """Performs the commands of one execution. `raised`: the exceptions behind failures."""
+    """Performs the commands of one execution. `raised`: the exceptions behind the latest failures,
+    and behind those that wait to be told.
+
+    `cut_short`: the resources that were touched by what was stopped before its end, or came too
+    late. `unclaimed`: those that were opened by such, and where.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.calls = Calls(scope)
         self.surroundings = Surroundings(scope, self.calls)
         self.feeding = Feeding(scope, self.calls, self.surroundings)
+        self.staging = Staging(scope, self.calls, self.surroundings, self.told, self.know)
         entering = Entering(scope, self.calls, self.surroundings)
+        self.cut_short: set[str] = set()
+        self.unclaimed: dict[str, Address] = {}
         self.raised: list[tuple[Failure, BaseException]] = []
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
-            C.RunStage: self._run_stage,
+            C.RunStage: self.staging.run,
+            C.AwaitRetry: self.staging.await_retry,
+            C.RollBack: self.staging.roll_back,
             C.OpenLoop: entering.open_loop,
             C.OpenBranches: entering.open_branches,
             C.JoinBranches: entering.join,
@@ -62,46 +75,52 @@ class Performer:
 
     async def perform(self, command: Command) -> Performed:
         """Carry the command out; what came of it."""
+        ended = False
         try:
-            return await self._handlers[type(command)](command)
+            done = await self._handlers[type(command)](command)
+            ended = True
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and being_cancelled():
                 raise
-            return Performed(C.CommandFailed(command.address, self.told(error)), {})
+            ended = True
+            attempt = self.calls.open.get(command.address)
+            touched = tuple(sorted(attempt.touched)) if attempt is not None else ()
+            failed = C.CommandFailed(command.address, self.told(error), touched=touched)
+            return Performed(failed, {})
+        else:
+            return done
+        finally:
+            attempt = self.calls.open.pop(command.address, None)
+            if attempt is not None and not ended:
+                self.cut_short |= attempt.touched
+
+    def drop(self, command: Command, outcome: Input) -> None:
+        """Nobody wants this outcome any more; what was used for it is not what it was."""
+        self.cut_short.update(getattr(outcome, "touched", ()))
+        if isinstance(command, C.OpenResource) and isinstance(outcome, C.ResourceReady):
+            self.unclaimed[command.name] = command.address
+
+    def exception(self, failure: Failure | None) -> BaseException | None:
+        """The exception behind a failure, if it was raised in this process."""
+        return next((error for told, error in self.raised if told == failure), None)
+
+    def know(self, failure: Failure, error: BaseException) -> None:
+        """Keep the exception behind a failure, for whoever called."""
+        if len(self.raised) >= _KEPT:  # each keeps frames alive, and all that they hold
+            control = self._scope.journal.state.core.control
+            wanted = [
+                each.failure for each in (*control.halted.values(), *control.failing.values())
+            ]
+            wanted += [made.failure for feed in control.feeds.values() for made in feed.made]
+            old, new = self.raised[: -_KEPT // 2], self.raised[-_KEPT // 2 :]
+            self.raised = [known for known in old if known[0] in wanted] + new
+        self.raised.append((failure, error))
 
     def told(self, error: BaseException) -> Failure:
         """The exception as a `Failure`; which it was is kept for whoever called."""
         failure = describe(error)
-        self.raised.append((failure, error))
+        self.know(failure, error)
         return failure
-
-    async def _run_stage(self, command: C.RunStage) -> Performed:
-        address, number = command
-        node = self._scope.journal.program.nodes[address.path]
-        assert isinstance(node, StageNode)
-        attempt = self.calls.attempt(address, number, writes=node.writes)
-        attempt.touched |= await self.surroundings.ensure(address)
-        self.calls.running[address] = attempt
-        try:
-            options = self.calls.options(node)
-            await self.calls.call(address.path, attempt, options, thread=node.thread)
-            effects = attempt.finish()
-            self.calls.check_config()
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and being_cancelled():
-                raise
-            discarded = _discarded(attempt)
-            touched = tuple(attempt.touched)
-            raised = C.StageRaised(address, number, self.told(error), discarded, touched)
-            return Performed(raised, {})
-        finally:
-            attempt.seal()
-            del self.calls.running[address]
-        touched, flushed = tuple(attempt.touched), tuple(attempt.flushed)
-        looked = attempt.looked
-        return Performed(
-            C.StageSucceeded(address, number, effects, touched, flushed, looked), attempt.blobs
-        )
 
     async def _evaluate(self, command: C.EvaluateCondition) -> Performed:
         address = command.address
@@ -170,7 +189,11 @@ class Performer:
     async def _close(self, command: C.CloseResources) -> Performed:
         reach = self._scope.live.reach(self._scope.live.managed(command.names))
         self._scope.live.mark_worked(reach)
-        await self._scope.live.close(command.names)
+        try:
+            await self._scope.live.close(command.names)
+        except BaseException:  # what they hold may be half closed
+            self.cut_short.update(reach)
+            raise
         return Performed(C.BlockClosed(command.address, reach), {})
 
     async def _save(self, command: C.SaveCheckpoint) -> Performed:
@@ -187,10 +210,3 @@ class Performer:
         )
         scope.live.mark_worked(names, worked=False)
         return saved
-
-
-def _discarded(attempt: Attempt) -> tuple[Any, ...]:
-    try:
-        return attempt.finish()
-    except Exception:  # what made the stage fail may make this fail too, and is told already
-        return ()

@@ -22,22 +22,27 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from kitchen.errors import NotResumableWarning, ResourceError, UnknownResource
 from kitchen.machine.events import spell
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.declared import suggest
+from kitchen.runner.threads import Threads
 from kitchen.workflow.stage import Resource
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("kitchen.run")
+
+ENTER_SECONDS = 5.0  # how long a context manager that is wanted no more may take to be entered
 
 
 class Live:
@@ -45,7 +50,7 @@ class Live:
 
     `reach`: the names of all that is touched with it, its own included; all of them share it.
     `worked`: whether anything but factories, which run again on resume, has touched it since it
-    was saved. `managed`: whether a context manager made it.
+    was saved. `managed`: whether a context manager made it; `hosted`: an async one, in its task.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Live:
         self.reach = {name}
         self.worked = False
         self.managed = False
+        self.hosted: _Hosted | None = None
         self.stateful = declared is not False and is_stateful(value)
         self.warned = declared is not None or self.stateful
 
@@ -71,11 +77,13 @@ def is_stateful(value: Any) -> bool:
 class LiveResources:
     """The open resources of one execution, in the order in which they were opened.
 
-    `hosts`: where the tasks of async context managers live.
+    `hosts`: where the tasks of async context managers live. `lost`: those that a thread which was
+    left behind may still use; they are thrown away, not closed.
     """
 
     def __init__(self) -> None:
         self._open: dict[str, Live] = {}
+        self.lost: set[str] = set()
         self.hosts: TaskGroup
 
     async def open(self, name: str, made: Any, declared: bool | None) -> Live:
@@ -84,19 +92,25 @@ class LiveResources:
         Raises `ResourceError` where it is declared stateful and is not.
         """
         stack = contextlib.AsyncExitStack()
+        hosted = None
         if inspect.isawaitable(made):
             # The awaited object itself is the resource, whatever else it can do.
             value: Any = await made
         else:
             try:
-                value = await _entered(made, stack, self.hosts)
+                if hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
+                    hosted = _Hosted(made, self.hosts)
+                    value = await stack.enter_async_context(hosted)
+                else:
+                    value = await _entered(made, stack)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await stack.aclose()
                 raise
         live = Live(name, value, declared, stack)
-        live.managed = _is_manager(made)
+        live.managed, live.hosted = _is_manager(made), hosted
         self._open[name] = live
+        self.lost.discard(name)
         if declared is True and not live.stateful:
             await self.close([name])
             raise ResourceError(
@@ -165,6 +179,11 @@ class LiveResources:
         for name in [name for name in reversed(self._open) if name in wanted]:
             live = self._open.pop(name)
             live.reach.discard(name)
+            if name in self.lost:
+                self.lost.discard(name)
+                if live.hosted is not None:
+                    live.hosted.give_up()
+                continue
             try:
                 traceback = error.__traceback__ if error is not None else None
                 await live.stack.__aexit__(type(error) if error else None, error, traceback)
@@ -179,21 +198,30 @@ def _is_manager(made: Any) -> bool:
     return hasattr(made, "__exit__") or hasattr(made, "__aexit__")
 
 
-async def _entered(made: Any, stack: contextlib.AsyncExitStack, hosts: TaskGroup) -> Any:
-    """What is to be the resource, entered if it is a context manager."""
+async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> Any:
+    """What is to be the resource, entered if it is a plain context manager."""
     entered: Any = None
-    if hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
-        entered = await stack.enter_async_context(_Hosted(made, hosts))
-    elif hasattr(made, "__enter__") and hasattr(made, "__exit__"):
-        thread = ThreadPoolExecutor(1, "kitchen-resource")
-        stack.callback(thread.shutdown, wait=False)
+    if hasattr(made, "__enter__") and hasattr(made, "__exit__"):
+        thread = Threads()  # one thread: what it has done it does again, as it is idle by then
+        stack.callback(thread.end)
 
         async def leave(*told: Any) -> bool:
-            return await to_thread.run_sync(thread.submit(made.__exit__, *told).result)
+            return await thread.run(lambda: made.__exit__(*told))
 
-        entered = await to_thread.run_sync(thread.submit(made.__enter__).result)
+        (entered,) = await thread.run(
+            lambda: (made.__enter__(),),
+            patience=ENTER_SECONDS,
+            abandoned=partial(_left_behind, made),
+        )
         stack.push_async_exit(leave)
     return made if entered is None else entered
+
+
+def _left_behind(made: Any) -> None:
+    _logger.warning(
+        "entering %s takes too long: its thread is left behind, and it will not be closed",
+        type(made).__name__,
+    )
 
 
 class _Hosted:
@@ -245,7 +273,12 @@ class _Hosted:
             raise
         if not self._value:
             raise self._raised or ResourceError("the context manager was cancelled while entered")
-        return self._value[0]
+        return self._made if self._value[0] is None else self._value[0]
+
+    def give_up(self) -> None:
+        """Have its task end: a thread that was left behind may be at work with it for ever."""
+        self._scope.shield = False
+        self._scope.cancel()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._told = error
@@ -299,6 +332,12 @@ class Resources:
         Raises `UnknownResource`.
         """
         live = self._get(key)
+        if self._attempt.only_peeks and self._live.stateful(live.reach):
+            raise ResourceError(
+                f"{spell(*self._attempt.address)} {self._attempt.only_peeks} and may only look at "
+                f"{live.name!r}, which is or holds something stateful",
+                hint="ctx.resources.peek(…) looks; let another stage change it",
+            )
         self._attempt.touch(live.reach)
         if self._attempt.kind != "factory":
             self._live.mark_worked(live.reach)
@@ -317,7 +356,7 @@ class Resources:
         """The live object, for looking only: this does not touch it, so do not change it. Beside
         others, nobody else may touch it, nor what it is tied to."""
         live = self._get(key)
-        self._attempt.peeked |= live.reach
+        self._attempt.touch(live.reach, peeks=True)
         return live.value
 
     def __contains__(self, key: object) -> bool:

@@ -1,13 +1,10 @@
-"""Taking a run up again: fold, rewind if need be, open the resources anew, go on.
+"""Taking a run up again: fold, rewind if need be, have the resources back, go on.
 
 Rules:
 
 1. The log decides. A run whose stateful resources were touched since the last cut is rewound to
    it; any other goes on from its last event.
-2. Resources are opened in their old order. Each factory sees the state that it saw then, and the
-   other resources as their last checkpoint before that had them. In the end all are loaded as the
-   cut has them: an optimiser's factory may do to its model what it likes.
-3. A changed workflow may go on if every recorded event is legal on it. If not, the error names
+2. A changed workflow may go on if every recorded event is legal on it. If not, the error names
    the first that is not, and what the recorded workflow did there. Nothing is guessed.
 """
 
@@ -16,21 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyio import to_thread
-
-from kitchen.errors import IllegalEvent, NotResumable, WorkflowChanged
+from kitchen.errors import IllegalEvent, WorkflowChanged
 from kitchen.log.journal import Journal
 from kitchen.log.reader import recorded_ir
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
 from kitchen.machine.chart import compile_workflow
-from kitchen.machine.commands import Command
-from kitchen.machine.events import Address, Host, Manifest
-from kitchen.machine.state import ResourceState, State
+from kitchen.machine.commands import Command, Decided
+from kitchen.machine.events import Host
+from kitchen.machine.state import State
 from kitchen.ports.event_store import EventStore
-from kitchen.runner import checkpoint
 from kitchen.runner.declared import initial_state
 from kitchen.runner.loop import Execution
+from kitchen.runner.restoring import bring_back
 from kitchen.runner.scope import Scope
 from kitchen.workflow import ir as IR
 from kitchen.workflow.definition import Workflow
@@ -90,7 +85,7 @@ def differences(old: WorkflowIR, new: WorkflowIR) -> tuple[str, ...]:
     before, after = dict(IR.walk(old)), dict(IR.walk(new))
     told = [
         f"changed: {name} of the workflow"
-        for name in ("name", "seed_globals", "config", "state")
+        for name in ("name", "seed_globals", "compensate", "config", "state")
         if _code(getattr(old, name)) != _code(getattr(new, name))
     ]
     told += [f"removed: {path}" for path in before if path not in after]
@@ -126,71 +121,22 @@ def _code(value: Any) -> Any:
     return (value.qualname, value.digest) if isinstance(value, IR.CodeRef) else value
 
 
-async def take_up(execution: Execution, host: Host, changed: tuple[str, ...]) -> Sequence[Command]:
+async def take_up(
+    execution: Execution, host: Host, changed: tuple[str, ...], decided: tuple[Decided, ...] = ()
+) -> Sequence[Command]:
     """Resume: the commands with which the run goes on.
 
     A resource that cannot be had again fails the run.
     """
     scope = execution.scope
-    execution.step(C.Resume(host, _workflow_changed(scope, changed) if changed else None))
+    told = _workflow_changed(scope, changed) if changed else None
+    execution.step(C.Resume(host, told, decided))
+    execution.rewound = False  # nothing is open yet
     if scope.journal.state.status != "running":
         return ()  # the crash budget is spent
-    resources = list(scope.journal.state.core.resources.items())
-    restoring = _Restoring(execution)
-    at = Address("")
-    try:
-        for name, known in resources:
-            at = Address(known.path, known.visit)
-            await restoring.open(name, known)
-        for at in list(scope.journal.state.core.control.active):
-            restoring.used |= await execution.performer.surroundings.ensure(at)
-        for name, known in resources:
-            at = Address(known.path, known.visit)
-            await restoring.load(name, known.manifest, again=name in restoring.used)
-    except (Exception, SystemExit) as error:
-        failure = execution.performer.told(error)
-        execution.step(C.CommandFailed(at, failure, everywhere=True))
-        return ()
-    for name, known in resources:
-        execution.step(C.ResourceReturned(name, known.saved))
-    return execution.step(C.Continue())
-
-
-class _Restoring:
-    """Resources as they come back; `used` are those that something got at while they did."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._loaded: dict[str, Manifest] = {}
-        self.used: set[str] = set()
-
-    async def open(self, name: str, known: ResourceState) -> None:
-        """Call a factory again, with the state and the resources that it saw."""
-        performer, journal = self._execution.performer, self._execution.scope.journal
-        address = Address(known.path, known.visit)
-        then = journal.state_at(known.opened - 1).core
-        for other, was in then.resources.items():
-            if other in self._execution.scope.live:
-                await self.load(other, was.manifest, again=other in self.used)
-        attempt = performer.surroundings.past_attempt(address, known.opened - 1, "factory")
-        attempt.touched |= await performer.surroundings.ensure(address)
-        stateful = await performer.open(name, address, attempt)
-        if known.stateful and not stateful:
-            raise NotResumable(
-                f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
-                hint="resume with the code that started the run",
-            )
-        self.used |= attempt.touched
-
-    async def load(self, name: str, manifest: Manifest | None, *, again: bool) -> None:
-        """Load what a checkpoint holds, if that is not what is loaded already."""
-        if manifest is None or (self._loaded.get(name) == manifest and not again):
-            return
-        scope = self._execution.scope
-        value = scope.live.get(name).value
-        await to_thread.run_sync(checkpoint.load, name, value, manifest, scope.journal)
-        self._loaded[name] = manifest
-        self.used.discard(name)
+    commands = await bring_back(execution)
+    execution.arm_limits()
+    return commands
 
 
 def _workflow_changed(scope: Scope, changed: tuple[str, ...]) -> E.WorkflowChanged:

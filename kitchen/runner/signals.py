@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop at the next boundary, the second ends it.
+"""Ctrl-C, SIGTERM and SIGUSR1: asking a run to stop, or to save what it has.
 
-Rules: only the main thread of the main interpreter can listen; elsewhere the host's own handling
+Rules: the first SIGINT or SIGTERM asks the run to stop at the next boundary, within the grace period,
+the second ends it; SIGUSR1, the warning of a batch system, asks for a checkpoint, and the run goes
+on. Only the main thread of the main interpreter can listen; elsewhere the host's own handling
 stays. The handlers are the interpreter's and not the event loop's, so that the second signal is
 heard while a stage keeps the loop busy; the host's are put back afterwards. Ending at once is
 safe, whatever was going on: the log is what counts.
@@ -8,6 +10,7 @@ safe, whatever was going on: the log is what counts.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -27,21 +30,29 @@ def can_listen() -> bool:
 @contextmanager
 def listening(execution: Execution, *, quiet: bool = False) -> Generator[None]:
     """Handle signals while inside."""
+    requests = execution.requests
+
+    def say(text: str) -> None:
+        if not quiet:  # not through sys.stderr: a handler may interrupt a write to it
+            with suppress(OSError):
+                os.write(2, f"\n{text}\n".encode())
 
     def heard(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        if execution.stop_signal is not None:
-            if not quiet:
-                with suppress(OSError):
-                    os.write(2, f"\n{name}: ended at once\n".encode())
+        if requests.signal is not None:
+            say(f"{name}: ended at once")
             os._exit(EXIT_CODES[name])
-        execution.stop_signal = name
-        if not quiet:  # not through sys.stderr: a handler may interrupt a write to it
-            told = f"\n{name}: stopping after the running stage; once more to end at once\n"
-            with suppress(OSError):
-                os.write(2, told.encode())
+        requests.signal = name
+        finite = 0 < requests.grace < math.inf
+        wait = f" (for {requests.grace:g} s at most)" if finite else ""
+        say(f"{name}: stopping after the running stage{wait}; once more to end at once")
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    def warned(_number: int, _frame: object) -> None:
+        requests.checkpoint = True
+        say("SIGUSR1: saving a checkpoint as soon as nothing runs, then going on")
+
+    handlers = {signal.SIGINT: heard, signal.SIGTERM: heard, signal.SIGUSR1: warned}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -20,8 +20,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
-from kitchen.errors import KitchenError, RunMismatch
+from kitchen.errors import KitchenError, NotResumable, RunMismatch
 from kitchen.log.journal import Journal
+from kitchen.log.reader import was_compensated
 from kitchen.machine import commands as C
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
@@ -29,7 +30,9 @@ from kitchen.machine.commands import Command
 from kitchen.machine.events import Host, Raw, RunStarted
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
+from kitchen.runner import cancelling
 from kitchen.runner import config as configs
+from kitchen.runner.deciding import decisions
 from kitchen.runner.declared import field_names, initial_state, state_fields
 from kitchen.runner.locate import locator_of
 from kitchen.runner.loop import Execution
@@ -37,8 +40,10 @@ from kitchen.runner.resources import LiveResources
 from kitchen.runner.resume import open_journal, take_up
 from kitchen.runner.scope import Scope, loop_variables
 from kitchen.runner.signals import can_listen, listening
+from kitchen.runner.stopping import GRACE
+from kitchen.runner.workers.attempts import packed
 from kitchen.workflow import ir as IR
-from kitchen.workflow.definition import Workflow
+from kitchen.workflow.definition import Workflow, retry_key
 
 _VERSIONED = ("crucible-kitchen", "numpy", "torch", "msgspec")
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -52,18 +57,23 @@ class Ended(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What `run` and `resume` share. `signals`: listen to SIGINT and SIGTERM."""
+    """What `run` and `resume` share. `signals`: listen to SIGINT, SIGTERM and SIGUSR1. `grace`: how
+    many seconds what runs may take to end once the run is to stop. `decide`: what became of
+    effects that must not happen twice, by path.
+    """
 
     adapters: Mapping[str, Any] | None = None
     observers: Sequence[RunObserver] = ()
     signals: bool = True
     quiet: bool = False
+    grace: float = GRACE
+    decide: Mapping[str, Any] | None = None
 
 
 def new_run_id(name: str) -> str:
-    """An id that sorts by time and is easy to say: `training-20260131-142501-3f9a`."""
+    """An id that sorts by time and is easy to say: `training-20260131-142501-3f9a07c2`."""
     now = datetime.now(UTC)
-    return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def check_rank() -> None:
@@ -108,8 +118,8 @@ async def start(
 
     Raises `ConfigError`, `RunExists`, `StoreError` before anything ran.
     """
-    recorded = configs.record(configs.convert(given, workflow.config_type))
-    config = configs.restore(recorded, workflow.config_type)
+    recorded, config = configs.begun(given, workflow.config_type)
+    _check_workers(workflow, config)
     journal = Journal(store, run_id, compile_workflow(workflow.ir))
     scope = _scope(workflow, journal, config, seed, options)
     execution = Execution(scope, options.observers)
@@ -133,33 +143,55 @@ async def start(
 
 
 async def take_up_run(
-    workflow: Workflow[Any, Any], store: EventStore, run_id: str, options: Options
+    workflow: Workflow[Any, Any],
+    store: EventStore,
+    run_id: str,
+    options: Options,
+    asked: Any = None,
 ) -> Ended:
     """Resume a run and drive it to its end; the caller holds the lock. A completed one is left
-    as it is.
+    as it is. `asked`: a config that was given again, for its secrets.
 
-    Raises `WorkflowChanged`, `CorruptStore`, `StoreError`.
+    Raises `ConfigError` where a secret is missing, `EffectUndecided`, `NotResumable`,
+    `WorkflowChanged`, `CorruptStore`, `StoreError`.
     """
     journal, changes = open_journal(store, run_id, workflow)
-    if journal.state.status == "completed":
+    if journal.state.status in ("completed", "cancelled"):
         return Ended(journal)
+    if was_compensated(store, run_id, journal.state):
+        raise NotResumable(
+            f"run {run_id!r} has failed, and its completed stages were rolled back",
+            hint="there is nothing to go on from: start another run, under another id",
+        )
     begun = journal.state.started
     assert begun is not None
-    config = configs.restore(begun.config, workflow.config_type)
+    config = configs.unlocked(begun.config, workflow.config_type, asked)
+    _check_workers(workflow, config)
     scope = _scope(workflow, journal, config, begun.seed, options)
+    said = decisions(scope, options.decide)
     execution = Execution(scope, options.observers)
-    await _drive(execution, options, lambda: take_up(execution, this_host(), changes))
+    await _drive(execution, options, lambda: take_up(execution, this_host(), changes, said))
     return Ended(journal, execution.cause)
 
 
 async def _drive(
     execution: Execution, options: Options, begin: Callable[[], Awaitable[Iterable[Command]]]
 ) -> None:
+    execution.requests.grace = options.grace
+    cancelling.forget(execution.scope.journal.store, execution.scope.run_id)
     if options.signals and can_listen():
         with listening(execution, quiet=options.quiet):
             await execution.drive(begin)
     else:
         await execution.drive(begin)
+
+
+def _check_workers(workflow: Workflow[Any, Any], config: Any) -> None:
+    """Raises `WorkflowError` where a stage cannot be sent to a worker process."""
+    for path, node in IR.walk(workflow.ir):
+        if isinstance(node, IR.StageNode) and node.process:
+            wants: Any = workflow.bindings.get(retry_key(path))
+            packed(path, workflow.bindings[path], config, workflow.state_type, wants)  # pyright: ignore[reportArgumentType]
 
 
 def _scope(
@@ -184,8 +216,9 @@ def _scope(
 
 def check_same(
     journal_started: RunStarted, workflow: Workflow[Any, Any], given: Any, seed: int
-) -> None:
-    """For `if_exists="resume"`: the run that is there must be the one that was asked for.
+) -> Any:
+    """For `if_exists="resume"`: the run that is there must be the one that was asked for; the
+    config that was.
 
     Raises `RunMismatch` naming the fields that differ.
     """
@@ -208,6 +241,7 @@ def check_same(
             "the run that is there was started differently:\n" + "\n".join(lines),
             hint="resume it with `kitchen resume`, or choose another run_id",
         )
+    return asked
 
 
 def _field_pairs(recorded: Any, asked: Any) -> list[tuple[str, Any, Any]]:

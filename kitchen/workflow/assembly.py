@@ -16,12 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from kitchen.workflow import check, inclusion
+from kitchen.workflow.definition import retry_key
 from kitchen.workflow.ir import (
     PRODUCER,
     STOP_WHEN,
     AsyncLoopNode,
     CheckpointNode,
     ConditionalNode,
+    HandlerNode,
     IncludeNode,
     LoopNode,
     Node,
@@ -143,9 +145,51 @@ class Assembly:
             )
         self.claim(name, "branch", site)
 
+    def claim_handler(self, name: str, site: Site) -> None:
+        """Refuses an on_error where no failure could reach it."""
+        if self._top.forks:
+            raise fault(
+                site,
+                f"on_error {name!r} stands directly in {self._top} of "
+                f"{self._top.site.seen_from(site)}, among its branches",
+                "put it into a wf.branch, right behind what it handles; or behind the parallel, "
+                "to handle the failure of any branch",
+            )
+        last = self._top.nodes[-1] if self._top.nodes else None
+        if last is None:
+            raise fault(
+                site,
+                f"on_error {name!r} is the first in {self._top}, and handles what stands right "
+                "before it",
+                "wf.stage(...), or another block, and then, as its next sibling, "
+                "with wf.on_error(): ...",
+            )
+        line = self._top.sites[last.name].seen_from(site)
+        if isinstance(last, HandlerNode):
+            raise fault(
+                site,
+                f"on_error {name!r} stands behind the on_error {last.name!r} of {line}",
+                "put both into one; what fails inside an on_error is handled inside it",
+            )
+        if isinstance(last, StageNode) and last.on_error == "skip":
+            raise fault(
+                site,
+                f"on_error {name!r} could never run: the stage {last.name!r} of {line} says "
+                "on_error='skip'",
+                "leave one of the two out",
+            )
+        self.claim(name, "on_error", site)
+
     def last_conditional(self, site: Site) -> ConditionalNode:
         """The conditional right before, which an `otherwise` belongs to."""
         last = self._top.nodes[-1] if self._top.nodes else None
+        if isinstance(last, HandlerNode):
+            raise fault(
+                site,
+                f"otherwise stands behind the on_error {last.name!r} of "
+                f"{self._top.sites[last.name].seen_from(site)}",
+                "otherwise stands right behind its conditional, and on_error behind both",
+            )
         if not isinstance(last, ConditionalNode):
             raise fault(
                 site,
@@ -162,8 +206,17 @@ class Assembly:
             )
         return last
 
-    def add(self, node: Node, site: Site, binding: Binding | None = None) -> None:
-        """Puts a node without a block of its own into the innermost block."""
+    def add(
+        self,
+        node: Node,
+        site: Site,
+        binding: Binding | None = None,
+        wants: Binding | None = None,
+    ) -> None:
+        """Puts a node without a block of its own into the innermost block.
+
+        `wants`: what says after which exceptions a stage is tried again.
+        """
         scope = self._top
         if isinstance(node, StageNode):
             found = {key: Written(node.name, site, site) for key in node.writes or ()}
@@ -173,6 +226,8 @@ class Assembly:
         scope.sites[node.name] = site
         if binding is not None:
             scope.bindings[node.name] = binding
+        if wants is not None:
+            scope.bindings[retry_key(node.name)] = wants
         if isinstance(node, ResourceNode):
             scope.resources[node.name] = site
             scope.can_save = scope.can_save or node.stateful is not False

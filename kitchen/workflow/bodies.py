@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, cast
 
-from kitchen.workflow import check
+from kitchen.workflow import check, failing
 from kitchen.workflow.definition import Binding, Workflow
 from kitchen.workflow.stage import Stage
 from kitchen.workflow.where import Site, fault
@@ -33,8 +33,7 @@ def stage_body(value: object, stage: str, site: Site) -> Binding:
     if isinstance(value, type):
         return _instance(cast("type[object]", value), stage, site)
     if isinstance(value, Stage):
-        check.body(value.execute, stage, site)
-        return value
+        return _checked(value, stage, site)
     return check.body(value, stage, site)
 
 
@@ -66,5 +65,10 @@ def _instance(kind: type[object], stage: str, site: Site) -> Stage:
             f"the stage class {named} could not be instantiated: {type(error).__name__}: {error}",
             f"pass an instance that you made yourself: wf.stage({stage!r}, {named}(...))",
         ) from error
+    return _checked(made, stage, site)
+
+
+def _checked(made: Stage, stage: str, site: Site) -> Stage:
     check.body(made.execute, stage, site)
+    failing.hooks(made, stage, site)
     return made

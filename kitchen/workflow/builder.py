@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from kitchen.workflow import check, concurrent
+from kitchen.workflow import check, concurrent, failing
 from kitchen.workflow.assembly import Assembly, Block
 from kitchen.workflow.bodies import stage_body
 from kitchen.workflow.definition import limit_key
@@ -30,6 +30,7 @@ from kitchen.workflow.ir import (
     BranchNode,
     CheckpointNode,
     ConditionalNode,
+    HandlerNode,
     LoopNode,
     Node,
     ParallelNode,
@@ -37,16 +38,19 @@ from kitchen.workflow.ir import (
     ResourceNode,
     StageNode,
     StreamLoopNode,
+    TimeoutNode,
     join,
 )
 from kitchen.workflow.options import plain_options
 from kitchen.workflow.provenance import code_ref, simple_name
+from kitchen.workflow.retry import Retry, retry
 from kitchen.workflow.scope import Scope
 from kitchen.workflow.stage import Resource
 from kitchen.workflow.where import fault, here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import timedelta
 
     from kitchen.workflow.definition import Binding, Workflow
     from kitchen.workflow.stage import Stage
@@ -68,14 +72,22 @@ class WorkflowBuilder:
         body: Callable[[Any], Any] | type[Stage] | Stage,
         *,
         options: Mapping[str, Any] | None = None,
+        retries: int | Retry = 0,
+        timeout: float | timedelta | None = None,
+        effect: Literal["repeatable", "once"] = "repeatable",
         thread: bool = True,
+        process: bool = False,
         writes: Iterable[str] | None = None,
+        on_error: Literal["fail", "skip"] = "fail",
     ) -> None:
         """A unit of work: `body(ctx)`, sync or async, or a `Stage` class or instance.
 
-        `options` are plain data, read as `ctx.options`. A sync body runs in a worker thread
-        unless `thread=False`. `writes`: the only state keys that it may change, so that two
-        branches of a parallel that write one key are told now. Raises `WorkflowError`.
+        `options` are plain data, read as `ctx.options`. `retries`: further attempts after one that
+        raised. `timeout`: how many seconds an attempt may take. `effect="once"`: it must not
+        silently run twice. A sync body runs in a worker thread, in the event loop's own with
+        `thread=False`, in a worker process with `process=True`. `writes`: the only state keys that
+        it may change, so that two branches of a parallel that write one key are told now.
+        `on_error="skip"`: the run goes on behind it when it fails. Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
         check.name(name, "stage", site)
@@ -83,14 +95,19 @@ class WorkflowBuilder:
         found = stage_body(body, name, site)
         keys = concurrent.writes(writes, name, site)
         self._assembly.terms.refuse_unknown_keys(keys or (), f"writes= of the stage {name!r}", site)
+        tried = retry(retries, site)
+        threaded = check.flag(thread, "thread", site)
+        terms = {"timeout": timeout, "effect": effect, "process": process, "on_error": on_error}
         node = StageNode(
             name=name,
             body=code_ref(found),
             options=plain_options(options, site),
-            thread=check.flag(thread, "thread", site),
+            thread=threaded,
             writes=keys,
+            retry=tried.ir if tried else None,
+            **failing.terms(found, name, site, thread=threaded, **terms),
         )
-        self._assembly.add(node, site, found)
+        self._assembly.add(node, site, found, tried.wants if tried else None)
 
     def loop(self, name: str, over: Callable[[Any], Any]) -> Block:
         """`with wf.loop("epochs", over=epochs):`, the block once per item of `epochs(ctx)`.
@@ -323,6 +340,38 @@ class WorkflowBuilder:
         check.name(name, "checkpoint", site)
         self._assembly.claim_checkpoint(name, site)
         self._assembly.add(CheckpointNode(name=name), site)
+
+    def timeout(self, seconds: float | timedelta, name: str | None = None) -> Block:
+        """`with wf.timeout(3600):`, a block that may take so many seconds of executing time.
+
+        Where it takes longer, what runs in it is stopped, and it fails with `StageTimeout`. It is
+        called "timeout", unless `name` says otherwise. Raises `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        most = failing.seconds(seconds, "a timeout", "with wf.timeout(3600):", site)
+        named = check.name("timeout" if name is None else name, "timeout", site)
+        self._assembly.claim(named, "timeout", site)
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            return TimeoutNode(name=named, seconds=most, body=body)
+
+        return self._assembly.block(Scope("timeout", named, site, segment=named), seal)
+
+    def on_error(self, name: str = "on_error") -> Block:
+        """`with wf.on_error():`, right behind a stage or a block: runs if that fails for good.
+
+        The run then goes on behind it. It may be empty: `pass` just goes on. Raises
+        `WorkflowError`.
+        """
+        site = self._assembly.call_site()
+        check.name(name, "on_error", site)
+        self._assembly.claim_handler(name, site)
+
+        def seal(body: tuple[Node, ...]) -> Node:
+            return HandlerNode(name=name, body=body)
+
+        scope = Scope("on_error", name, site, segment=name, may_be_empty=True)
+        return self._assembly.block(scope, seal)
 
     def _items(
         self, name: str, kind: str, over: Callable[[Any], Any], site: Site

@@ -18,7 +18,10 @@ from kitchen.workflow.ir import (
     Node,
     ParallelNode,
     ParallelOverNode,
+    Retries,
+    StageNode,
     StreamLoopNode,
+    TimeoutNode,
 )
 
 
@@ -43,6 +46,11 @@ def line(node: Node) -> str:
 def frame(node: Node) -> str:
     """A node in the words that stand above its block."""
     match node:
+        case StageNode():
+            return f"stage {stage(node)}"
+        case TimeoutNode():
+            named = "timeout" if node.name == "timeout" else f"timeout {node.name}"
+            return f"{named}, {seconds(node.seconds)}"
         case StreamLoopNode():
             return f"stream_loop {node.name}, prefetch {node.prefetch}"
         case ParallelNode():
@@ -56,6 +64,16 @@ def frame(node: Node) -> str:
             return f"include {node.name}{also}"
         case _:
             return f"{type(node).__struct_config__.tag} {node.name}"
+
+
+def stage(node: StageNode) -> str:
+    """A stage's name, and what it says of failing and of how it runs."""
+    return ", ".join([node.name, *_said(node)])
+
+
+def seconds(limit: float) -> str:
+    """A time, as short as it can be told."""
+    return f"{limit:.12g} s"
 
 
 def maker(node: AsyncLoopNode) -> str:
@@ -98,3 +116,21 @@ def _beside(node: ParallelNode | ParallelOverNode) -> Iterator[str]:
         yield f"at most as {short(node.limit, 'a function')} says"
     if node.on_error == "finish":
         yield "all finish"
+
+
+def _said(node: StageNode) -> Iterator[str]:
+    if node.retry is not None:
+        yield _tries(node.retry)
+    if node.timeout is not None:
+        yield seconds(node.timeout)
+    if node.effect != "repeatable":
+        yield node.effect
+    if node.process:
+        yield "process"
+    if node.on_error != "fail":
+        yield f"{node.on_error} on error"
+
+
+def _tries(retry: Retries) -> str:
+    counted = "1 retry" if retry.retries == 1 else f"{retry.retries} retries"
+    return f"{counted} on {' or '.join(retry.on)}" if retry.on else counted

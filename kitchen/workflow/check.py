@@ -35,8 +35,11 @@ _NAMED = {
     "conditional": "wf.conditional(should_eval, name='evaluation')",
     "resource": "Resource('session', open_session), or wf.resource('session', open_session)",
     "checkpoint": "wf.checkpoint('after_epoch')",
+    "timeout": "wf.timeout(3600, name='training')",
+    "on_error": "wf.on_error('evaluation_failed')",
     "workflow": "@kitchen.workflow(name='nightly')",
 }
+_NAMED_BY_KEYWORD = ("conditional", "parallel", "include", "timeout", "on_error")
 
 
 def name(value: object, what: str, site: Site) -> str:
@@ -74,7 +77,7 @@ def name_of_items(value: object, what: str, site: Site) -> str:
 def unique(wanted: str, what: str, taken: Mapping[str, Site], site: Site) -> None:
     """Whether a name is still free in its block. Raises `WorkflowError`."""
     if wanted in taken:
-        named = " with name=" if what in ("conditional", "parallel", "include") else ""
+        named = " with name=" if what in _NAMED_BY_KEYWORD else ""
         line = taken[wanted].seen_from(site)
         raise fault(
             site,
@@ -242,4 +245,4 @@ def told(value: object) -> str:
 
 
 def _one(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    return f"{'an' if what[0] in 'aeiouAEIO' else 'a'} {what}"

@@ -38,6 +38,7 @@ def workflow(
     state: type[S],
     adapters: AdapterProvider | None = None,
     seed_globals: bool = False,
+    compensate: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[[WorkflowBuilder], None]], Workflow[C, S]]: ...
 @overload
@@ -47,6 +48,7 @@ def workflow(
     state: None = None,
     adapters: AdapterProvider | None = None,
     seed_globals: bool = False,
+    compensate: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[[WorkflowBuilder], None]], Workflow[C, Any]]: ...
 @overload
@@ -56,6 +58,7 @@ def workflow(
     state: type[S],
     adapters: AdapterProvider | None = None,
     seed_globals: bool = False,
+    compensate: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[[WorkflowBuilder], None]], Workflow[Any, S]]: ...
 @overload
@@ -65,6 +68,7 @@ def workflow(
     state: None = None,
     adapters: AdapterProvider | None = None,
     seed_globals: bool = False,
+    compensate: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[[WorkflowBuilder], None]], Workflow[Any, Any]]: ...
 def workflow(
@@ -75,14 +79,16 @@ def workflow(
     state: type[Any] | None = None,
     adapters: AdapterProvider | None = None,
     seed_globals: bool = False,
+    compensate: bool = False,
     name: str | None = None,
 ) -> Any:
     """Makes a workflow of a function of `wf`; bare, or with keywords.
 
     `config` and `state` are `msgspec.Struct` classes or dataclasses; left out, both are
     mappings. `adapters` makes the adapters of a run, from its config or from nothing.
-    `seed_globals=True` seeds the global random generators before each call of user code. The
-    workflow is called what the function is called, unless `name` says otherwise.
+    `seed_globals=True` seeds the global random generators before each call of user code.
+    `compensate=True`: a run that fails rolls back, newest first, the completed stages that have a
+    `rollback`. The workflow is called what the function is called, unless `name` says otherwise.
 
     Raises `WorkflowError`, and whatever the function raises.
     """
@@ -91,11 +97,12 @@ def workflow(
     check.declared_type(state, "state", site)
     check.adapters(adapters, site)
     check.flag(seed_globals, "seed_globals", site)
+    check.flag(compensate, "compensate", site)
 
     def decorate(function: Callable[[WorkflowBuilder], None]) -> Workflow[Any, Any]:
         author = _author(function, site)
         named = check.name(author.__name__ if name is None else name, "workflow", site)
-        terms = Terms(config, state, adapters, seed_globals)
+        terms = Terms(config, state, adapters, seed_globals, compensate)
         assembly = Assembly(named, site_of(author), terms)
         try:
             author(WorkflowBuilder(assembly))
@@ -108,6 +115,7 @@ def workflow(
             config=None if config is None else code_ref(config),
             state=None if state is None else code_ref(state),
             seed_globals=seed_globals,
+            compensate=compensate,
         )
         return Workflow(
             ir=root,

@@ -4,7 +4,8 @@ Rules:
 
 1. `Workflow.ir` is data. What can be called stands beside it, in `bindings`, by node path. What
    an async_loop asks has paths of its own below it (`ir.PRODUCER`, `ir.STOP_WHEN`); what a
-   parallel asks beside its `over` stands under `limit_key` and `reducer_key`.
+   parallel asks beside its `over` stands under `limit_key` and `reducer_key`, and what a stage with
+   retries asks, of the exception, under `retry_key`.
 2. A workflow is run, never called.
 3. The `locator` is what a later process needs to find the same workflow by itself.
 """
@@ -28,7 +29,8 @@ StateT = TypeVar("StateT")
 
 Binding: TypeAlias = Callable[..., Any] | Stage
 """What a node runs: a stage's body, a loop's `over`, a predicate, a resource's factory. All are
-functions of ctx, but a reducer, which is one of the value before and the branches' values."""
+functions of ctx, but a reducer, which is one of the value before and the branches' values, and what
+is asked whether to try again, which is one of the exception."""
 
 AdapterProvider: TypeAlias = Callable[..., Mapping[str, Any]]
 """A function of nothing, or of the config."""
@@ -42,6 +44,11 @@ def limit_key(path: str) -> str:
 def reducer_key(path: str, key: str) -> str:
     """The key in `bindings` of the function that merges a state key at a parallel's join."""
     return f"{path}?merge:{key}"
+
+
+def retry_key(path: str) -> str:
+    """The key in `bindings` of what says whether an exception of a stage is tried again."""
+    return f"{path}?retry"
 
 
 class Locator(msgspec.Struct, frozen=True):

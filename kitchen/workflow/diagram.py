@@ -9,6 +9,8 @@ Rules:
    frame. A loop's hexagon takes the next item, what ends the body goes back to it, and it is
    left by "done"; what makes the items of an async_loop stands beside it, behind a dotted edge.
    A parallel widens where it forks, and narrows where its branches are joined.
+4. From what may fail, a dotted edge "on error" leads to its handler's frame. A handler that holds
+   nothing has none: the edge leads on to where the run goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from kitchen.workflow.ir import (
     BranchNode,
     CheckpointNode,
     ConditionalNode,
+    HandlerNode,
     IncludeNode,
     LoopNode,
     Node,
@@ -30,6 +33,7 @@ from kitchen.workflow.ir import (
     ResourceNode,
     StageNode,
     StreamLoopNode,
+    TimeoutNode,
     WorkflowIR,
     blocks,
 )
@@ -47,7 +51,10 @@ Framed: TypeAlias = (
     | ParallelOverNode
     | BranchNode
     | IncludeNode
+    | TimeoutNode
+    | HandlerNode
 )
+ON_ERROR = "on error"
 
 
 def to_mermaid(ir: WorkflowIR) -> str:
@@ -88,18 +95,24 @@ class _Chart:
 
     def enter(self, target: str, ends: Sequence[End]) -> None:
         for source, says in ends:
-            arrow = f'-->|"{says}"|' if says else "-->"
+            line = "-.->" if says == ON_ERROR else "-->"
+            arrow = f'{line}|"{says}"|' if says else line
             self.edges.append(f"    {source} {arrow} {target}")
 
     def block(self, nodes: Sequence[Node], ends: Sequence[End], indent: str) -> Sequence[End]:
+        handled = ""
         for node in nodes:
+            if isinstance(node, HandlerNode):
+                ends = [*ends, *self._handler(node, [(handled, ON_ERROR)], indent)]
+                continue
+            handled = f"n{self._count + 1}"  # the first id of what is drawn stands for all of it
             ends = self._draw(node, ends, indent)
         return ends
 
     def _draw(self, node: Node, ends: Sequence[End], indent: str) -> Sequence[End]:
         match node:
             case StageNode():
-                return self._one('["', node.name, '"]', ends, indent)
+                return self._one('["', captions.stage(node), '"]', ends, indent)
             case ResourceNode():
                 return self._one('[/"', node.name, '"/]', ends, indent)
             case CheckpointNode():
@@ -119,10 +132,13 @@ class _Chart:
                 ends = self._async_loop(node, ends, inside)
             case ParallelNode() | ParallelOverNode():
                 ends = self._parallel(node, ends, inside)
-            case BranchNode() | IncludeNode():
+            case BranchNode() | IncludeNode() | TimeoutNode() | HandlerNode():
                 ends = self.block(node.body, ends, inside)
         self.nodes.append(f"{indent}end")
         return ends
+
+    def _handler(self, node: HandlerNode, ends: Sequence[End], indent: str) -> Sequence[End]:
+        return self._frame(node, ends, indent) if node.body else ends
 
     def _one(
         self, opening: str, label: str, closing: str, ends: Sequence[End], indent: str

@@ -3,7 +3,8 @@
 Rules:
 
 1. Config, state, adapters and seeded generators are shared: what the included workflow declares,
-   the including one declares too, so that its stages find what they were written for.
+   the including one declares too, so that its stages find what they were written for. Rolling
+   back is of a whole run: both say `compensate`, or neither.
 2. A declared type may be another one, if it has all the fields of the included one's, by name.
 3. What was refused, and where, is told with the line of the include and that of the included
    workflow.
@@ -36,6 +37,7 @@ class Terms:
     state: type[Any] | None = None
     adapters: AdapterProvider | None = None
     seed_globals: bool = False
+    compensate: bool = False
 
     def refuse_unknown_keys(self, keys: Iterable[str], what: str, site: Site) -> None:
         """Refuses state keys that the declared state has not; `what` says who names them."""
@@ -90,6 +92,16 @@ def refuse_misfit(included: Workflow[Any, Any], terms: Terms, site: Site) -> Non
             f"{called} has seed_globals=True, and the one that includes it has not",
             "@kitchen.workflow(seed_globals=True) on the including workflow: the global "
             "generators are seeded for a whole run or not at all",
+        )
+    if included.ir.compensate != terms.compensate:
+        says, says_not = f"{called} has compensate=True", "the one that includes it"
+        if terms.compensate:
+            says, says_not = "the workflow that includes has compensate=True", called
+        raise fault(
+            site,
+            f"{says}, and {says_not} has not",
+            "@kitchen.workflow(compensate=True) on both, or on neither: a run that fails rolls "
+            "all of its completed stages back, or none",
         )
     if included.adapters is not None and terms.adapters is None:
         provider = getattr(included.adapters, "__name__", "provider")

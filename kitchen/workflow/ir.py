@@ -11,6 +11,7 @@ Rules:
 4. A path is the names from the root joined by `/`. The children of an `otherwise` block
    stand under the reserved name `otherwise` of their conditional, what an async_loop asks
    under its reserved names `producer` and `stop_when`.
+5. A handler stands right behind the node whose failure it handles, in the same block.
 """
 
 from __future__ import annotations
@@ -36,10 +37,28 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.module}:{self.qualname}"
 
 
+class Retries(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Further attempts of a stage that raised.
+
+    `retries`: how many. Before number n it waits `backoff` * 2 ** (n - 1) seconds, at most
+    `max_delay`, give or take the share `jitter` of it. `on`: the names of the exception types that
+    are tried again; empty: any.
+    """
+
+    retries: int
+    backoff: float = 1.0
+    max_delay: float = 60.0
+    jitter: float = 0.1
+    on: tuple[str, ...] = ()
+
+
 class StageNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage", tag_field="node"):
     """One unit of user work. `thread`: whether a sync body runs in a worker thread.
 
-    `writes`: the only state keys that it may change; None: any.
+    `writes`: the only state keys that it may change; None: any. `timeout`: how many seconds an
+    attempt may take. `effect`: "repeatable", or "once" where it must not silently run twice.
+    `process`: whether it runs in a worker process. `on_error`: "fail", or "skip" to go on behind
+    it. `rollback`: whether it has a hook for that.
     """
 
     name: str
@@ -47,6 +66,12 @@ class StageNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage", ta
     options: dict[str, Any] = {}
     thread: bool = True
     writes: tuple[str, ...] | None = None
+    retry: Retries | None = None
+    timeout: float | None = None
+    effect: str = "repeatable"
+    process: bool = False
+    on_error: str = "fail"
+    rollback: bool = False
 
 
 class LoopNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="loop", tag_field="node"):
@@ -145,6 +170,23 @@ class IncludeNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="include"
     body: tuple[Node, ...] = ()
 
 
+class TimeoutNode(msgspec.Struct, frozen=True, omit_defaults=True, tag="timeout", tag_field="node"):
+    """`body`, which may take so many seconds of executing time."""
+
+    name: str
+    seconds: float
+    body: tuple[Node, ...] = ()
+
+
+class HandlerNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag="on_error", tag_field="node"
+):
+    """`body` if the node right before it fails for good; then, and else, on behind it."""
+
+    name: str
+    body: tuple[Node, ...] = ()
+
+
 class ConditionalNode(
     msgspec.Struct, frozen=True, omit_defaults=True, tag="conditional", tag_field="node"
 ):
@@ -187,6 +229,8 @@ Node: TypeAlias = (
     | ParallelOverNode
     | BranchNode
     | IncludeNode
+    | TimeoutNode
+    | HandlerNode
     | ResourceNode
     | CheckpointNode
 )
@@ -197,13 +241,17 @@ REPEATING = (LoopNode, StreamLoopNode, AsyncLoopNode, ParallelOverNode)
 
 
 class WorkflowIR(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The root. `config` and `state` name the declared types, if any."""
+    """The root. `config` and `state` name the declared types, if any.
+
+    `compensate`: whether a run that fails rolls its completed stages back.
+    """
 
     name: str
     body: tuple[Node, ...]
     config: CodeRef | None = None
     state: CodeRef | None = None
     seed_globals: bool = False
+    compensate: bool = False
 
 
 def blocks(node: Node | WorkflowIR) -> Iterator[tuple[str, tuple[Node, ...]]]:

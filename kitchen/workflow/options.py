@@ -37,7 +37,7 @@ def plain_options(value: object, site: Site) -> dict[str, Any]:
             site,
             f"{problem}, which does not come back from JSON as it was",
             "options hold None, bool, int, float, str, list and dict with str keys; "
-            "what is live is a resource",
+            "what is live is a resource, and a secret belongs into the config",
         )
     return msgspec.json.decode(msgspec.json.encode(given))
 

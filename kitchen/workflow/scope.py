@@ -45,6 +45,7 @@ class Scope:
     """What one block holds so far. `segment`: the part of the path its children stand under.
 
     `has_item`: ctx.item(name) is read in it. `forks`: each of its children is a branch.
+    `may_be_empty`: it says something without a node in it.
     """
 
     kind: str
@@ -60,13 +61,14 @@ class Scope:
     can_save: bool = False
     has_item: bool = False
     forks: bool = False
+    may_be_empty: bool = False
 
     def __str__(self) -> str:
         return f"the {self.kind} {self.name!r}" if self.name else f"the {self.kind}"
 
     def refuse_empty(self) -> None:
         """Refuses a block that says nothing."""
-        if not self.nodes:
+        if not self.nodes and not self.may_be_empty:
             hint = "put a stage into it, or leave it out"
             raise fault(self.site, f"{self} is empty", hint)
 

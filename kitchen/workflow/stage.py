@@ -30,9 +30,24 @@ class Stage(ABC):
     instance serves every run: keep in `ctx.state` what belongs to a run.
     """
 
+    def validate(self, ctx: Any) -> Any:  # noqa: B027 - without one of its own, nothing is asked
+        """Asked before the first attempt: raise, or return a message (a `str`), to refuse.
+
+        A plain or an `async` method. A stage that refuses has failed, and is not executed.
+        """
+
     @abstractmethod
     def execute(self, ctx: Any) -> Any:
         """Does the work; a plain or an `async` method."""
+
+    def rollback(self, ctx: Any, error: Any) -> Any:  # noqa: B027 - nor anything done
+        """Called after this stage has failed for good; a plain or an `async` method.
+
+        `error` is a `kitchen.Failure`: the exception as text, the same live and after a crash. It
+        may change `ctx.state`, and only peek at stateful resources. It may be called more than
+        once. With `@workflow(compensate=True)` it is also called when a later stage has failed
+        the run.
+        """
 
 
 class Resource(Generic[T]):

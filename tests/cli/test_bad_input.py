@@ -137,7 +137,7 @@ def test_an_edited_log(kitchen: Kitchen) -> None:
     assert "! event 9: the payload of a " in line
     assert "does not fit its type" in line
     error = _error(kitchen("state", "one", "--at", "10", code=1).stderr)
-    assert "event 9" in error
+    assert "seq 9" in error
     assert "kitchen verify" in error
 
 

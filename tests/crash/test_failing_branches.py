@@ -94,7 +94,7 @@ def test_failed_and_killed_and_stopped(on_error: Any, when: str) -> None:
                 )
                 break
             except kitchen.RunError as error:
-                failed.append(str(error.__cause__))
+                failed.append(error.run.failure.message)
             except (Killed, kitchen.RunInterrupted):
                 pass
         assert run is not None, f"it never came to its end: {when} {at}"

@@ -11,6 +11,9 @@ be decided one after another and appended as one. A process may die at every app
 Side by side, this user code keeps to the rules: a key or a stateful resource is changed by one
 side only, unless the parallel merges it (`Manners`).
 
+A rewind in the middle drops what is being performed and brings the resources back as a resume
+does. `tests.machine.faults` has user code that fails, and hooks.
+
 Taking a run up follows `kitchen.runner.resume`: each factory sees the state and the resources as
 they were when it was first called, and in the end all are loaded as the cut has them. What needs
 live objects is left to the crash matrix: resources that hold on to others and touch them so,
@@ -38,7 +41,7 @@ from kitchen.machine.decide import decide
 from kitchen.machine.events import Address, Fact, Host
 from kitchen.machine.fold import apply, fold
 from kitchen.machine.layout import Lane
-from kitchen.machine.outstanding import is_outstanding, outstanding
+from kitchen.machine.outstanding import is_outstanding, outstanding, within
 from kitchen.machine.state import Cell, ResourceState, State
 from kitchen.workflow.ir import (
     AsyncLoopNode,
@@ -136,12 +139,15 @@ class World:
     rude: bool = False
     stop_after: int | None = None
     asked_for: set[tuple[str, Command]] = field(default_factory=set)
+    rewound: bool = False
+    cut_short: set[str] = field(default_factory=set)
 
     # --- the runner's part ---
 
     def step(self, given: Input, *, append: bool = True) -> Sequence[Command]:
         before = self.asked_for
         facts, commands, control = decide(self.program, self.state, given)
+        self.rewound = any(isinstance(fact.event, E.RunRewound) for fact in facts)
         self.log += facts
         for fact in facts:
             apply(self.program, self.state, fact, self)
@@ -152,8 +158,10 @@ class World:
         if append:
             self.batches.append(len(self.log))
         after = self.asked_for = told(outstanding(self.program, self.state))
-        if isinstance(given, C.Continue):
+        if isinstance(given, C.Continue | C.Preserved):
             assert told(commands) == after
+        elif self.rewound:
+            assert not commands
         elif not isinstance(given, C.Resume):
             assert told(commands) == after - before
         assert self.state.status == "running" or not commands
@@ -190,21 +198,38 @@ class World:
                 continue
             if self._flush(task):
                 continue
-            asked: list[Command] = []
-            while True:
-                tasks.remove(task)
-                assert task.outcome is not None
-                asked += self.step(task.outcome, append=False)
-                tasks = [t for t in tasks if is_outstanding(self.program, self.state, t.command)]
-                ready = [t for t in tasks if t.outcome is not None]
-                if not ready or not self.scheduler.chance(self.scheduler.grouping):
-                    break
-                task = self.scheduler.pick(ready)
-            self.batches.append(len(self.log))
+            asked = self._complete(tasks, task)
             still = [c for c in asked if is_outstanding(self.program, self.state, c)]
             self._ask(tasks, still)
             assert told([t.command for t in tasks]) == self.asked_for
         assert self.state.status != "running", "a run that waits for nothing"
+
+    def _complete(self, tasks: list[Task], task: Task) -> list[Command]:
+        """Decide what came of a task, and of others; what is asked then."""
+        asked: list[Command] = []
+        while True:
+            tasks.remove(task)
+            assert task.outcome is not None
+            asked += self.step(task.outcome, append=False)
+            if self.rewound:
+                self.batches.append(len(self.log))
+                tasks.clear()
+                return list(self.bring_back())
+            for other in list(tasks):
+                if not is_outstanding(self.program, self.state, other.command):
+                    self.stopped(other)
+                    tasks.remove(other)
+            ready = [t for t in tasks if t.outcome is not None]
+            if not ready or not self.scheduler.chance(self.scheduler.grouping):
+                break
+            task = self.scheduler.pick(ready)
+        self.batches.append(len(self.log))
+        return asked
+
+    def stopped(self, task: Task) -> None:
+        """What is wanted no more is cancelled; it may have used something."""
+        touched = getattr(task.outcome, "touched", ())
+        self.cut_short.update(touched)
 
     def interrupt(self) -> None:
         """Nothing is being performed: save what must be, and stop."""
@@ -222,12 +247,13 @@ class World:
 
     def _begin(self, task: Task) -> None:
         if task.command.address in self.failing:
-            self.touch(task.command.address)
             address = task.command.address
+            touched = self.touch(address)
             if isinstance(task.command, C.RunStage):
-                task.outcome = C.StageRaised(address, task.command.attempt, BOOM)
+                attempt = task.command.attempt
+                task.outcome = C.StageRaised(address, attempt, BOOM, touched=touched)
             else:
-                task.outcome = C.CommandFailed(address, BOOM)
+                task.outcome = C.CommandFailed(address, BOOM, touched=touched)
         else:
             task.outcome = self.perform(task.command)
 
@@ -248,10 +274,20 @@ class World:
 
     def resume(self) -> Sequence[Command]:
         """What a new process does with the log that it finds."""
-        self.step(C.Resume(Host()))
+        self.step(C.Resume(Host(), None, self.decisions()))
         if self.state.status != "running":
             return ()
-        assert not self.state.dirty
+        return self.bring_back()
+
+    def decisions(self) -> tuple[C.Decided, ...]:
+        """What somebody says of effects of which nobody knows."""
+        return ()
+
+    def bring_back(self) -> Sequence[Command]:
+        """The resources as the state has them, and on."""
+        assert not self.state.dirty or Address("") in self.state.core.control.failing
+        self.live.clear()
+        self.cut_short.clear()
         resources = self.state.core.resources
         for name, known in resources.items():
             then = self.state_at(self.asked(known))
@@ -327,7 +363,7 @@ class World:
             case C.OpenResource(address, name):
                 return self.open(name, address, self.state)
             case C.CloseResources(address, names):
-                for name in names:
+                for name in [name for name in names if name in self.live]:
                     self.closed[name, address] = self.live.pop(name)
                 return C.BlockClosed(address)
             case C.SaveCheckpoint(address):
@@ -336,7 +372,27 @@ class World:
                     address, {n: E.Manifest(Raw(str(self.live[n]).encode())) for n in names}
                 )
             case _:
+                return self.perform_failing(command)
+
+    def perform_failing(self, command: Command) -> Input:
+        """What follows from a failure."""
+        match command:
+            case C.LeaveBlock(address):
+                return self.leave(address)
+            case C.RollBack(address, block):
+                return C.RolledBack(address, block)
+            case C.AwaitRetry(address, attempt):
+                return C.RetryDue(address, attempt)
+            case _:
                 raise AssertionError(command)
+
+    def leave(self, block: Address) -> Input:
+        """Close what a block had opened, and tell what those had used who were stopped."""
+        for name, known in self.state.core.resources.items():
+            if within(Address(known.path, known.visit), block):
+                self.live.pop(name, None)
+                self.cut_short.discard(name)
+        return C.BlockLeft(block, tuple(sorted(self.cut_short)))
 
     def touch(self, address: Address) -> tuple[str, ...]:
         """Some of the open resources are used; those that are stateful change."""
@@ -578,7 +634,8 @@ def counted(log: Sequence[Fact]) -> list[Fact]:
 
 _LIFE = (
     E.RunResumed, E.RunRewound, E.StageStarted, E.StageInterrupted, E.StageFailed, E.BranchFailed,
-    E.RunFailed, E.ResourceRestored, E.RunInterrupted,
+    E.RunFailed, E.ResourceRestored, E.RunInterrupted, E.RetryScheduled, E.EffectDecided,
+    E.BlockFailed,
 )  # fmt: skip
 _EFFECTS = (
     E.StatePut, E.StateDeleted, E.StateAppended, E.StateIncremented, E.StateMerged,

@@ -35,7 +35,7 @@ from tests.machine.simulator import TooLong, new_world, started
 from tests.strategies import workflow_irs
 
 irs = workflow_irs(max_nodes=10, max_depth=4, with_options=False)
-every = workflow_irs(max_nodes=10, max_depth=4, with_options=False, concurrent=True)
+every = workflow_irs(max_nodes=10, max_depth=4, with_options=False, concurrent=True, failures=True)
 salts = st.integers(0, 2**16)
 relaxed = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -76,6 +76,8 @@ def test_every_leaf_is_reachable_and_leads_on(ir: WorkflowIR) -> None:
     while ahead:
         here = ahead.pop()
         around = {s for s in program.composites.values() if here.startswith(f"{s}{SEPARATOR}")}
+        failing = {s for guard in program.guards.values() for s in guard.states}
+        around |= {s for s in failing if here.startswith(f"{s}{SEPARATOR}")}
         sources = {here, *around}  # from a region, what leads on is the end of them all
         onward = [d for (s, _), to in program.table.items() if s in sources for d in to]
         assert onward
@@ -109,8 +111,8 @@ def wrong_inputs(program: Program, state: State) -> list[Any]:
     places += [*state.core.control.forks, *map(beyond, state.core.control.feeds)]
     wrong: list[Any] = [C.Start(started(program.ir))]
     if state.status == "completed":
-        wrong += [C.Resume(Host()), C.Continue(), C.Interrupt("SIGINT")]
-        wrong.append(C.CheckpointWritten(None, {}))
+        wrong += [C.Resume(Host()), C.Continue(), C.Interrupt("SIGINT"), C.Cancel("me")]
+        wrong += [C.CheckpointWritten(None, {}), C.Preserved({})]
     for at in places:
         place = state.core.control.active.get(at)
         attempt = place.attempt if place else 1
@@ -128,8 +130,13 @@ def wrong_inputs(program: Program, state: State) -> list[Any]:
             C.OpenResource: C.ResourceReady(at, True),
             C.CloseResources: C.BlockClosed(at),
             C.SaveCheckpoint: C.CheckpointWritten(at, {}),
+            C.AwaitRetry: C.RetryDue(at, attempt + 1),
+            C.RollBack: C.RolledBack(at, Address("")),
+            C.LeaveBlock: C.BlockLeft(at),
         }
         wrong += [given for kind, given in by_command.items() if (kind, at) not in asked]
+        wrong += [] if at in state.core.control.limits else [C.TimeUp(at)]
+        wrong += [] if at in {at for _, at in asked} else [C.CommandFailed(at, E.Failure("E"))]
     return wrong
 
 

@@ -8,6 +8,7 @@ the branches that wait or are done. Both are compared as sets of leaves. Each it
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,19 +17,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transitions import MachineError
 
+from kitchen.machine import commands as C
 from kitchen.machine import events as E
 from kitchen.machine import feeds
 from kitchen.machine.chart import RUNNING, SEPARATOR, ChartMachine, Program, machine
 from kitchen.machine.control import branch_address
 from kitchen.machine.events import Address, Fact
+from kitchen.machine.lanes import parallel_of
 from kitchen.machine.outstanding import within
 from kitchen.machine.state import Control, Fork
 from kitchen.workflow.ir import ParallelOverNode, WorkflowIR
+from tests.machine.faults import drive, faulty, scenario
 from tests.machine.growth import Grower
 from tests.machine.simulator import TooLong, World, new_world
 from tests.strategies import workflow_irs
 
-irs = workflow_irs(max_nodes=10, max_depth=4, with_options=False, concurrent=True)
+irs = workflow_irs(max_nodes=10, max_depth=4, with_options=False, concurrent=True, failures=True)
 salts = st.integers(0, 2**16)
 relaxed = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -63,10 +67,19 @@ def test_every_arrow_is_the_live_machines(ir: WorkflowIR) -> None:
     program, live = new_world(ir, 0).program, machine(ir)
     model = Token()
     for (source, trigger), targets in program.table.items():
-        inside = source in program.leaves or source in program.composites.values()
-        live.set_state(f"{RUNNING}{SEPARATOR}{source}" if inside else source, model)
-        assert live.trigger_event(model, trigger)
-        assert model.leaves() == set(targets)
+        for state in standing(program, source):
+            live.set_state(state, model)
+            assert live.trigger_event(model, trigger)
+            assert model.leaves() == set(targets)
+
+
+def standing(program: Program, source: str) -> list[str]:
+    """Where a live machine can be when it takes an arrow: anywhere in a block that has failed."""
+    if source in program.leaves or source in program.composites.values():
+        return [f"{RUNNING}{SEPARATOR}{source}"]
+    inside = [leaf for leaf in program.leaves if leaf.startswith(f"{source}{SEPARATOR}")]
+    guarded = any(source in guard.states for guard in program.guards.values())
+    return [f"{RUNNING}{SEPARATOR}{leaf}" for leaf in inside] if guarded else [source]
 
 
 @relaxed
@@ -80,7 +93,7 @@ def test_what_the_table_does_not_hold_the_live_machine_refuses(ir: WorkflowIR, s
         leaf, trigger = rng.choice(sorted(program.leaves)), rng.choice(triggers)
         own, whole = program.table.get((leaf, trigger)), program.table.get((RUNNING, trigger))
         # An arrow from a state that the leaf is in is taken by the live machine too.
-        joins = trigger.startswith(("joined:", "exit:"))
+        joins = trigger.startswith(("joined:", "exit:", "handled:"))
         if own is not None or whole is not None or joins:
             continue
         live.set_state(f"{RUNNING}{SEPARATOR}{leaf}", model)
@@ -103,6 +116,12 @@ def trigger_of(program: Program, fact: Fact) -> str | None:
             return f"{'yes' if answer else 'no'}:{path}"
         case E.CheckpointSaved():
             return f"saved:{path}" if path else None
+        case E.FailureHandled():
+            return f"handled:{path}"
+        case E.RunFailed() | E.RunInterrupted() | E.RunCancelled():
+            return {"RunFailed": "fail", "RunInterrupted": "interrupt"}.get(
+                type(event).__name__, "cancel"
+            )
         case _:
             verb = VERBS.get(type(event))
             return f"{verb}:{path}" if verb else None
@@ -121,6 +140,9 @@ VERBS: dict[type[E.Event], str] = {
     E.BranchesJoined: "joined",
     E.ResourceOpened: "opened",
     E.ResourcesClosed: "closed",
+    E.StageSkipped: "skipped",
+    E.TimeLimitStarted: "armed",
+    E.TimeLimitEnded: "disarmed",
 }
 
 
@@ -147,10 +169,11 @@ class Mirror:
         if isinstance(fact.event, E.ItemTaken | E.ItemDiscarded):
             owner = Address(fact.path, fact.visit[:-1])
         else:
-            owner = address
+            owner = Address("") if isinstance(fact.event, E.RunFailed) else address
         item = item_of(self.program, owner)
         model = self.models[item]
-        if isinstance(node, ParallelOverNode) and isinstance(fact.event, E.BranchesJoined):
+        over = isinstance(node, ParallelOverNode) and isinstance(fact.event, E.BranchesJoined)
+        if over or isinstance(fact.event, E.FailureHandled):
             for at in [at for at in self.models if at != Address("") and within(at, address)]:
                 if at != item:
                     del self.models[at]
@@ -205,7 +228,7 @@ def waiting(program: Program, control: Control, branch: Address, not_begun: bool
         yield wait
         return
     going = [*control.active, *control.feeds]
-    own = [at for at in control.forks if at != Address(branch.path, branch.visit[:-1])]
+    own = [at for at in control.forks if at != parallel_of(program, branch)]
     if not any(within(at, branch) for at in [*going, *own]):
         yield wait.removesuffix("?wait") + "?done"
 
@@ -213,9 +236,13 @@ def waiting(program: Program, control: Control, branch: Address, not_begun: bool
 def mirrored(world: World) -> None:
     live = machine(world.program.ir)
     mirror = Mirror(live, world.program)
+    was = [Mirror(live, world.program).models]
     for seq, fact in enumerate(world.log, 1):
+        if isinstance(fact.event, E.RunRewound):
+            mirror.models = {at: Token(token.state) for at, token in was[fact.event.to].items()}
         mirror.follow(fact)
         mirror.compare(world.states[seq].core.control)
+        was.append({at: Token(token.state) for at, token in mirror.models.items()})
 
 
 @settings(relaxed, max_examples=30)
@@ -239,4 +266,21 @@ def test_large_runs_go_the_same_way_on_the_live_machine() -> None:
             continue
         mirrored(world)
         seen |= {type(fact.event) for fact in world.log}
-    assert seen >= set(VERBS)
+    assert seen >= set(VERBS) - {E.StageSkipped, E.TimeLimitStarted, E.TimeLimitEnded}
+
+
+def test_runs_in_which_things_fail_go_the_same_way_on_the_live_machine() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(220):
+        found = scenario(seed)
+        if found is None:
+            continue
+        world = drive(faulty(found.ir, seed, seed, found.faults))
+        mirrored(world)
+        if world.state.status == "failed":
+            world.step(C.Cancel("somebody"))
+            mirrored(world)
+        seen.update(type(fact.event).__name__ for fact in world.log)
+    for name in ("FailureHandled", "StageSkipped", "TimeLimitStarted", "TimeLimitEnded"):
+        assert seen[name] >= 10, name
+    assert min(seen["RunFailed"], seen["RunCancelled"], seen["RunRewound"]) >= 20

@@ -117,8 +117,10 @@ async def test_metrics_of_a_long_stage_are_in_the_log_before_it_ends(how: str) -
         ctx.record_metric("late", 2)
         ctx.state.done = True
 
+    token = anyio.lowlevel.current_token()
+
     def long_in_thread(ctx: Any) -> None:
-        anyio.from_thread.run(long, ctx)
+        anyio.from_thread.run(long, ctx, token=token)
 
     run = await done_async(single(long if how == "async" else long_in_thread), store=store)
     assert points(run) == {"early": [(1, None)], "late": [(2, None)]}

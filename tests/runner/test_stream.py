@@ -30,8 +30,8 @@ from kitchen.machine.chart import Program
 from kitchen.machine.codec import Codec, FrozenList
 from kitchen.machine.codec.arrays import unpack_state
 from kitchen.machine.events import Address, from_json, to_json
-from kitchen.runner import pulled, stream
-from kitchen.runner.stream import Past, Pulled, Stream
+from kitchen.runner.feeding import pulled, stream
+from kitchen.runner.feeding.stream import Past, Pulled, Stream
 from store import MemoryStore
 
 CODEC = Codec()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kitchen.workflow.decorator import workflow
+from kitchen.workflow.retry import Retry
 from kitchen.workflow.stage import Resource, Stage
 
 if TYPE_CHECKING:
@@ -222,6 +223,42 @@ def full_training(wf: WorkflowBuilder) -> None:
     wf.stage("cleanup", init)
 
 
+class Publish(Stage):
+    def validate(self, ctx: Any) -> str | None:
+        return None if ctx.state.global_step else "nothing was trained"
+
+    async def execute(self, ctx: Any) -> None:
+        """Nothing to publish."""
+
+    async def rollback(self, ctx: Any, error: Any) -> None:
+        """Nothing to take back."""
+
+
+@workflow(config=Config, state=State, compensate=True)
+def guarded(wf: WorkflowBuilder) -> None:
+    wf.stage("tokenize", init, process=True, timeout=600)
+    wf.resource(SESSION)
+    with wf.on_error("no_session"):
+        wf.stage("note", init)
+    with wf.timeout(3600):
+        with wf.loop("epochs", over=epochs_range):
+            wf.stage(
+                "train", train, retries=Retry(3, backoff=2, on=(TimeoutError, ConnectionError))
+            )
+            wf.stage("evaluate", evaluate, retries=1, on_error="skip")
+        wf.checkpoint()
+    with wf.on_error():
+        pass
+    with wf.conditional(should_eval):
+        wf.stage("push", train, effect="once")
+    with wf.otherwise():
+        wf.stage("keep", init)
+    with wf.on_error("not_pushed"):
+        with wf.timeout(30.5, name="tidying"):
+            wf.stage("tidy", init)
+    wf.stage("publish", Publish)
+
+
 ALL = (
     custom_training,
     epoch_loop,
@@ -231,4 +268,5 @@ ALL = (
     off_policy_rl,
     evaluation,
     full_training,
+    guarded,
 )

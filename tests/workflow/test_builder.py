@@ -332,13 +332,18 @@ def test_calling_a_workflow_is_an_error() -> None:
         samples.custom_training()
 
 
-every_ir = workflow_irs() | workflow_irs(max_nodes=20, max_depth=5, concurrent=True)
+every_ir = (
+    workflow_irs()
+    | workflow_irs(max_nodes=20, max_depth=5, concurrent=True)
+    | workflow_irs(max_nodes=20, max_depth=5, concurrent=True, failures=True, processes=True)
+)
 
 
 @given(every_ir)
 def test_the_builder_says_what_the_ir_says(drawn: ir.WorkflowIR) -> None:
     built = build_workflow(drawn)
     assert tuple(map(shape, built.ir.body)) == tuple(map(shape, drawn.body))
+    assert built.ir.compensate == drawn.compensate
     assert built.fingerprint == ir.fingerprint(drawn)
     assert set(built.bindings) == {key for key, _ in bound_keys(drawn)}
     paths = [path for path, _ in ir.walk(drawn)]

@@ -31,6 +31,7 @@ AROUND = {
     ),
     "state": ("@workflow(state={})  # <-\ndef a(wf): ...", "not a dict", "class State"),
     "seed": ("@workflow(seed_globals=1)  # <-\ndef a(wf): ...", "seed_globals= must be", "True"),
+    "compensate": ("@workflow(compensate=1)  # <-\ndef a(wf): ...", "compensate= must", "True"),
     "name": (
         "@workflow(name='a b')  # <-\ndef a(wf): ...",
         "'a b' cannot be the name of a workflow",
@@ -159,6 +160,10 @@ def test_a_failed_block_is_no_excuse_for_another_error(tmp_path: Path) -> None:
 def test_a_typo_in_a_method(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match=r"hint: did you mean wf\.stage\?") as caught:
         load(tmp_path, in_workflow("wf.stages('a', work)"))
+    with pytest.raises(AttributeError, match=r"hint: did you mean wf\.timeout\?"):
+        load(tmp_path, in_workflow("with wf.timeouts(3): ..."))
+    with pytest.raises(AttributeError, match=r"hint: did you mean wf\.on_error\?"):
+        load(tmp_path, in_workflow("with wf.onerror(): ..."))
     line = PRELUDE.count("\n") + 3
     assert re.match(rf".*user_module_\d+\.py:{line}: ", str(caught.value))
     with pytest.raises(

@@ -15,13 +15,16 @@ from kitchen.workflow.ir import (
     BranchNode,
     CodeRef,
     ConditionalNode,
+    HandlerNode,
     IncludeNode,
     LoopNode,
     ParallelNode,
     ParallelOverNode,
     Reducer,
+    Retries,
     StageNode,
     StreamLoopNode,
+    TimeoutNode,
     WorkflowIR,
 )
 from tests.strategies import workflow_irs
@@ -34,6 +37,7 @@ NODE = re.compile(
 )
 FRAME = re.compile(rf"^ +subgraph (n\d+)\[{LABEL}\]$")
 EDGE = re.compile(r'^    (n\d+) -->(?:\|"(item|done|yes|no)"\|)? (n\d+)$')
+FAILS = re.compile(r'^    (n\d+) -\.->\|"on error"\| (n\d+)$')
 DOTTED = re.compile(r'^    (n\d+) -\.->\|"(buffer \d+[a-z0-9, ]*)"\| (n\d+)$')
 
 MERMAID = """\
@@ -112,6 +116,8 @@ NODES: dict[Any, int] = {
     ParallelOverNode: 2,
     BranchNode: 0,
     IncludeNode: 0,
+    TimeoutNode: 0,
+    HandlerNode: 0,
 }
 FRAMED = (LoopNode, StreamLoopNode, *NODES)
 FULL = r"""flowchart TD
@@ -249,7 +255,101 @@ def test_captions_leave_out_what_has_no_name() -> None:
     assert '[\\"join, loss by a function, #39;a#92;nb#39; by sum"/]' in chart
 
 
-EVERY = workflow_irs() | workflow_irs(max_nodes=20, max_depth=5, concurrent=True)
+GUARDED = r"""flowchart TD
+    n1(["guarded"])
+    n2["tokenize, 600 s, process"]
+    n3[/"session"/]
+    subgraph n4["on_error no_session"]
+        n5["note"]
+    end
+    subgraph n6["timeout, 3600 s"]
+        subgraph n7["loop epochs"]
+            n8{{"next of epochs_range"}}
+            n9["train, 3 retries on ConnectionError or TimeoutError"]
+            n10["evaluate, 1 retry, skip on error"]
+        end
+        n11[("checkpoint")]
+    end
+    n12{"should_eval?"}
+    n13["push, once"]
+    n14["keep"]
+    subgraph n15["on_error not_pushed"]
+        subgraph n16["timeout tidying, 30.5 s"]
+            n17["tidy"]
+        end
+    end
+    n18["publish"]
+    n19(["end"])
+    n1 --> n2
+    n2 --> n3
+    n3 -.->|"on error"| n5
+    n3 --> n8
+    n5 --> n8
+    n8 -->|"item"| n9
+    n9 --> n10
+    n10 --> n8
+    n8 -->|"done"| n11
+    n11 --> n12
+    n6 -.->|"on error"| n12
+    n12 -->|"yes"| n13
+    n12 -->|"no"| n14
+    n12 -.->|"on error"| n17
+    n13 --> n18
+    n14 --> n18
+    n17 --> n18
+    n18 --> n19
+"""
+GUARDED_TREE = """\
+guarded
+├── stage tokenize, 600 s, process
+├── resource session
+├── on_error no_session
+│   └── stage note
+├── timeout, 3600 s
+│   ├── loop epochs over epochs_range
+│   │   ├── stage train, 3 retries on ConnectionError or TimeoutError
+│   │   └── stage evaluate, 1 retry, skip on error
+│   └── checkpoint checkpoint
+├── on_error on_error
+├── conditional should_eval
+│   ├── stage push, once
+│   └── otherwise
+│       └── stage keep
+├── on_error not_pushed
+│   └── timeout tidying, 30.5 s
+│       └── stage tidy
+└── stage publish
+"""
+
+
+def test_a_picture_of_what_may_fail() -> None:
+    assert to_mermaid(samples.guarded.ir) == GUARDED
+
+
+def test_a_tree_of_what_may_fail() -> None:
+    assert to_tree(samples.guarded.ir) == GUARDED_TREE
+
+
+def test_a_caption_says_all_that_a_stage_says_of_failing() -> None:
+    stage = StageNode(
+        "push",
+        CodeRef("m", "push"),
+        retry=Retries(2),
+        timeout=0.25,
+        effect="once",
+        process=True,
+        on_error="skip",
+    )
+    told = "push, 2 retries, 0.25 s, once, process, skip on error"
+    assert to_tree(WorkflowIR("w", (stage,))) == f"w\n└── stage {told}\n"
+    assert f'["{told}"]' in to_mermaid(WorkflowIR("w", (stage,)))
+
+
+EVERY = (
+    workflow_irs()
+    | workflow_irs(max_nodes=20, max_depth=5, concurrent=True)
+    | workflow_irs(max_nodes=20, max_depth=5, concurrent=True, failures=True, processes=True)
+)
 
 
 @given(EVERY)
@@ -261,6 +361,7 @@ def test_every_flowchart_is_well_formed(drawn: ir.WorkflowIR) -> None:
     framed: set[str] = set()
     edges: list[tuple[str, str, str]] = []
     makers: set[str] = set()
+    failing: list[tuple[str, str]] = []
     for line in lines:
         if found := NODE.match(line):
             assert found[1] not in nodes
@@ -271,32 +372,49 @@ def test_every_flowchart_is_well_formed(drawn: ir.WorkflowIR) -> None:
         elif line.strip() == "end":
             frames.pop()
         else:
+            if found := FAILS.match(line):
+                failing.append((found[1], found[2]))
+                continue
             found = EDGE.match(line) or DOTTED.match(line)
             assert found, line
             edges.append((found[1], found[2] or "", found[3]))
             makers |= {found[1]} if DOTTED.match(line) else set()
     assert frames == []
     assert not framed & nodes
+    assert {source for source, _ in failing} <= nodes | framed
+    # Where a frame fails, it was entered: its first node stands for it.
+    edges += [(entered(source, nodes - makers), "on error", target) for source, target in failing]
     assert {end for source, _, target in edges for end in (source, target)} == nodes
 
     kinds = Counter(type(node) for _, node in ir.walk(drawn))
     asked = kinds[AsyncLoopNode]
-    assert len(framed) == sum(kinds[kind] for kind in FRAMED)
+    empty = sum(isinstance(node, HandlerNode) and not node.body for _, node in ir.walk(drawn))
+    assert len(framed) == sum(kinds[kind] for kind in FRAMED) - empty
     assert len(nodes) == 2 + sum(NODES.get(kind, 1) * n for kind, n in kinds.items())
     assert len(makers) == asked
     says = Counter(says for _, says, _ in edges)
     assert says["item"] == kinds[LoopNode] + kinds[StreamLoopNode] + asked
     assert says["yes"] == kinds[ConditionalNode] + asked
+    assert says["on error"] == kinds[HandlerNode]
     # Everything can be reached from the start, but what makes items beside the rest.
     reached = {"n1"}
     while more := {target for source, _, target in edges if source in reached} - reached:
         reached |= more
     assert reached == nodes - makers
     # And from everywhere, the end, which is drawn last.
-    back = {max(nodes, key=lambda made: int(made[1:]))}
+    back = {max(nodes, key=number)}
     while more := {source for source, _, target in edges if target in back} - back:
         back |= more
     assert back == nodes
+
+
+def number(made: str) -> int:
+    return int(made[1:])
+
+
+def entered(source: str, nodes: set[str]) -> str:
+    """A node itself; of a frame, the first node in it."""
+    return min((each for each in nodes if number(each) >= number(source)), key=number)
 
 
 @given(EVERY)

@@ -267,6 +267,18 @@ MISFITS = {
         "the workflow 'c' of line {6} has seed_globals=True, and the one that includes it has not",
         r"@kitchen.workflow\(seed_globals=True\)",
     ),
+    "compensating inside": (
+        "@workflow(compensate=True)  # <6\ndef c(wf): wf.stage('a', work)\n"
+        "@workflow\ndef b(wf): wf.include(c)  # <-",
+        "the workflow 'c' of line {6} has compensate=True, and the one that includes it has not",
+        r"@kitchen.workflow\(compensate=True\) on both, or on neither",
+    ),
+    "compensating outside": (
+        "@workflow  # <6\ndef c(wf): wf.stage('a', work)\n"
+        "@workflow(compensate=True)\ndef b(wf): wf.include(c)  # <-",
+        "the workflow that includes has compensate=True, and the workflow 'c' of line {6} has not",
+        r"@kitchen.workflow\(compensate=True\) on both, or on neither",
+    ),
     "adapters": (
         "@workflow(adapters=provider)  # <6\ndef c(wf): wf.stage('a', work)\n"
         "@workflow\ndef b(wf): wf.include(c)  # <-",

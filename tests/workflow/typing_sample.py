@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, assert_type
 
 import msgspec
@@ -11,10 +12,13 @@ import msgspec
 from kitchen.workflow.builder import WorkflowBuilder
 from kitchen.workflow.decorator import workflow
 from kitchen.workflow.definition import Workflow
+from kitchen.workflow.retry import Retry
 from kitchen.workflow.stage import Resource, Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
+
+    from kitchen import Failure
 
 T = TypeVar("T")
 
@@ -112,6 +116,16 @@ class Save(Stage):
     async def execute(self, ctx: Context) -> None: ...
 
 
+class Push(Stage):
+    def validate(self, ctx: Context) -> str | None: ...
+    async def execute(self, ctx: Context) -> None: ...
+    async def rollback(self, ctx: Context, error: Failure) -> None:
+        assert_type(error.message, str)
+
+
+MINUTE = datetime.timedelta(minutes=1)
+
+
 @workflow
 def bare(wf: WorkflowBuilder) -> None: ...
 
@@ -124,7 +138,7 @@ def called(wf: WorkflowBuilder) -> None: ...
 def config_only(wf: WorkflowBuilder) -> None: ...
 
 
-@workflow(config=Config, state=State, adapters=adapters, seed_globals=True, name="nightly")
+@workflow(config=Config, state=State, adapters=adapters, seed_globals=True, compensate=True)
 def training(wf: WorkflowBuilder) -> None:
     wf.resource(SYNC)
     wf.resource("by_name", open_async, stateful=False)
@@ -147,17 +161,33 @@ def training(wf: WorkflowBuilder) -> None:
             wf.stage("train", train)
     with wf.parallel("each", over=epochs, max_concurrency=workers, on_error="finish"):
         wf.stage("train", train)
+    wf.stage("retried", train, retries=3, timeout=600, effect="once", on_error="skip")
+    wf.stage("waited_for", train, retries=Retry(3, jitter=0.0, on=OSError), timeout=MINUTE)
+    wf.stage("elsewhere", train, retries=Retry(3, on=(OSError, ValueError)), process=True)
+    with wf.on_error():
+        pass
+    with wf.timeout(3600):
+        wf.stage("push", Push)
+    with wf.timeout(MINUTE, name="short"), wf.loop("again", over=epochs):
+        wf.stage("train", train)
+    with wf.on_error("too_long"):
+        wf.stage("train", train)
     wf.include(bare)
     wf.include(config_only, name="again")
     wf.include(train)  # pyright: ignore[reportArgumentType]
     wf.parallel(merge={"a": "summ"})  # pyright: ignore[reportArgumentType]
     wf.parallel(on_error="stop")  # pyright: ignore[reportArgumentType]
     wf.async_loop("a", collect, should_eval, pacing="slow")  # pyright: ignore[reportArgumentType]
+    wf.stage("typo", train, effect="twice")  # pyright: ignore[reportArgumentType]
+    wf.stage("typo", train, on_error="cancel")  # pyright: ignore[reportArgumentType]
+    wf.stage("typo", train, retries="3")  # pyright: ignore[reportArgumentType]
+    Retry(3, on="OSError")  # pyright: ignore[reportArgumentType]
+    Retry(3).retries = 4  # pyright: ignore[reportAttributeAccessIssue]
     wf.stages("typo", train)  # pyright: ignore[reportAttributeAccessIssue]
     wf.stage("typo", train, retry=3)  # pyright: ignore[reportCallIssue]
 
 
-@workflow(state=State)
+@workflow(state=State, compensate=True, name="nightly")
 def state_only(wf: WorkflowBuilder) -> None: ...
 
 

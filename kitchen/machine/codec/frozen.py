@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from kitchen.errors import FrozenValue
 
@@ -97,10 +97,21 @@ class Opaque(Mapping[str, Any]):
 
     def __hash__(self) -> int:
         # Recorded objects may be dict keys and set elements, so their stand-ins must be too.
-        return hash((self._type_name, len(self._fields)))
+        fields = frozenset((name, _hash_of(value)) for name, value in self._fields.items())
+        return hash((self._type_name, fields))
 
     def __repr__(self) -> str:
         return f"<{self._type_name} {dict(self._fields)!r}>"
+
+
+_HASHED = (str, bytes, int, float, complex, type(None), Opaque)
+
+
+def _hash_of(value: Any) -> int:
+    """A hash for what may have none; values that are equal, of whatever kind, have the same."""
+    if isinstance(value, tuple):
+        return hash(tuple(map(_hash_of, cast("tuple[Any, ...]", value))))
+    return hash(value) if isinstance(value, _HASHED) else 0
 
 
 def frozen_list(items: list[Any], key: str | None) -> FrozenList:

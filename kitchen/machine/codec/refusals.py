@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 kind_of: Callable[[object], type[object]] = type  # what pyright makes of type(Any) is unknown
+_HIDDEN = "kitchen.runner.secret.Secret"  # by name, as it lives floors above
 
 
 class Refused(Exception):
@@ -53,6 +54,10 @@ def hint_for(value: object) -> str | None:
     for kinds, hint in _HINTS:
         if isinstance(value, kinds):
             return hint
+    if type_name(value) == _HIDDEN or hasattr(kind, "get_secret_value"):
+        return (
+            "a secret belongs into no log: leave it in the config, and reveal it where it is used"
+        )
     if hasattr(kind, "__fspath__"):
         return "store str(...)"
     if hasattr(kind, "requires_grad"):

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 # (`longdouble` is left out: its size and padding differ between machines.)
 _KINDS = "biufcmMSUV"
 _SCALAR_KINDS = "biufcmM"
+_MOST_AXES = 64
+_MOST_TEXT = 4
 _AS_NUMBER = {"b": bool, "i": int, "u": int, "f": float}
 
 
@@ -102,8 +104,7 @@ def build_array(members: dict[str, Any], data: bytes, *, frozen: bool) -> Any:
         raise ValueError(f"{len(data)} bytes do not fill shape {shape} of {dtype}")
     dense = [shape[axis] for axis in axes] if axes else shape
     array = np.ndarray(dense, dtype, data)
-    if dtype.kind in "UV":
-        array.tolist()  # raises for what is no text
+    _check_text(np, array)
     if not frozen:
         array = array.copy(order="C")
     return array.transpose(_inverse(axes)) if axes else array
@@ -113,7 +114,7 @@ def build_tensor(members: dict[str, Any], data: bytes) -> Any:
     """The torch tensor, with memory of its own."""
     torch = _import("torch")
     name = members["dtype"]
-    dtype: Any = getattr(torch, name, None) if re.fullmatch(r"[a-z][a-z0-9_]*", name) else None
+    dtype: Any = torch.__dict__.get(name)  # asking the module itself may import a part of it
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"torch has no dtype {name!r}")  # noqa: TRY004 - of a log, not a call
     shape, axes = _layout(members)
@@ -175,7 +176,7 @@ def _inverse(axes: list[int]) -> list[int]:
 def _layout(members: dict[str, Any]) -> tuple[list[int], list[int] | None]:
     shape: list[int] = members["shape"]
     axes: list[int] | None = members.get("axes")
-    if any(type(size) is not int or size < 0 for size in shape):
+    if len(shape) > _MOST_AXES or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"{shape!r} is no shape")
     if axes is not None and sorted(axes) != list(range(len(shape))):
         raise ValueError(f"{axes!r} are not the axes of shape {shape}")
@@ -201,6 +202,8 @@ def _describe_dtype(dtype: Any) -> Any:
     else:
         if any(len(dtype.fields[name]) > 2 for name in dtype.names):
             raise Unfit(f"its dtype {dtype} has titles", "name the fields only")
+        if _text_size(dtype) > _MOST_TEXT * dtype.itemsize:
+            raise Unfit(f"its dtype {dtype} shows the same text in many fields", "store it once")
         description = {
             "fields": [
                 [name, _describe_dtype(dtype.fields[name][0]), dtype.fields[name][1]]
@@ -221,7 +224,31 @@ def _build_dtype(np: Any, description: Any) -> Any:
     dtype = _compound_dtype(np, description)
     if dtype.itemsize == 0:  # any number of such elements takes no bytes
         raise ValueError(f"{description!r} has no size")
+    if _text_size(dtype) > _MOST_TEXT * dtype.itemsize:
+        raise ValueError("its fields of text overlap too often")
     return dtype
+
+
+def _text_size(dtype: Any) -> int:
+    """How many bytes of text an element has, counted once for each field that shows them."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return _text_size(base) * math.prod(shape)
+    if dtype.names is None:
+        return dtype.itemsize if dtype.kind == "U" else 0
+    return sum(_text_size(dtype.fields[name][0]) for name in dtype.names)
+
+
+def _check_text(np: Any, array: Any) -> None:
+    """Refuse what is no text, looking at code points: an array of no bytes may have any length."""
+    dtype = array.dtype
+    if dtype.names is not None:
+        for name in dtype.names:
+            _check_text(np, array[name])
+    elif dtype.kind == "U" and array.size:
+        points = np.ascontiguousarray(array).view(f"{dtype.str[0]}u4")
+        if points.max() > sys.maxunicode:
+            raise ValueError("it holds what is no text")
 
 
 def _compound_dtype(np: Any, description: dict[str, Any]) -> Any:

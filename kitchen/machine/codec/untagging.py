@@ -27,6 +27,7 @@ from typing import Any, cast
 import msgspec
 
 from kitchen.errors import CorruptValue
+from kitchen.machine.codec.bounds import Blobs, check_spread, too_deep
 from kitchen.machine.codec.declared import field_names
 from kitchen.machine.codec.frozen import (
     FrozenDict,
@@ -51,7 +52,7 @@ load: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 _NESTED = frozenset((list, dict))
-_MAX_LEVELS = 4 * MAX_DEPTH + 1  # a level of the value has at most four in its JSON
+_TOLD = 200  # characters of what an error quotes
 
 
 def parse(text: bytes) -> Any:
@@ -61,7 +62,7 @@ def parse(text: bytes) -> Any:
     except (msgspec.DecodeError, ValueError) as error:
         raise CorruptValue(f"a recorded value is no JSON: {error}") from error
     except RecursionError:
-        raise CorruptValue("a recorded value is nested too deep") from None
+        raise too_deep() from None
 
 
 def inner_text(tree: Any, fetch: Fetch) -> bytes | None:
@@ -71,18 +72,20 @@ def inner_text(tree: Any, fetch: Fetch) -> bytes | None:
     return None
 
 
-def freeze(value: Any, key: str | None) -> Any:
+def freeze(value: Any, key: str | None, level: int = 0) -> Any:
     """Read-only containers for the plain ones of `value`, which is used up."""
     kind = kind_of(value)
+    if level > MAX_DEPTH:
+        raise too_deep()
     if kind is list:
         for index, item in enumerate(value):
             if kind_of(item) in _NESTED:
-                value[index] = freeze(item, key)
+                value[index] = freeze(item, key, level + 1)
         return frozen_list(value, key)
     if kind is dict:
         for name, item in value.items():
             if kind_of(item) in _NESTED:
-                value[name] = freeze(item, key)
+                value[name] = freeze(item, key, level + 1)
         return frozen_dict(value, key)
     return value
 
@@ -104,23 +107,24 @@ class Untagger:
         tensors: Mapping[str, bytes] | None = None,
     ) -> None:
         self.types = types
-        self.fetch = fetch
+        self.blobs = Blobs(fetch)
         self.frozen = frozen
         self.key = key
-        self.tensors = tensors
+        self.tensors = dict(tensors) if tensors is not None else None
 
     def run(self, tree: Any) -> Any:
         try:
             return self.untag(tree, 0)
         except RecursionError:
-            raise CorruptValue("a recorded value is nested too deep") from None
+            raise too_deep() from None
 
     def untag(self, tree: Any, level: int) -> Any:
+        """The value of a tree; `level` is that of the value, whose tags may take several of JSON."""
         kind = kind_of(tree)
         if kind is not dict and kind is not list:
             return tree
-        if level > _MAX_LEVELS:
-            raise CorruptValue("a recorded value is nested too deep")
+        if level > MAX_DEPTH:
+            raise too_deep()
         if kind is list:
             items: list[Any] = []
             for item in tree:
@@ -140,15 +144,19 @@ class Untagger:
             builder = _STATE_DICT_BUILDERS.get(tag) if type(tag) is str else None
         if builder is None:
             raise CorruptValue(
-                f"a recorded value has the unknown tag {str(tag)[:60]!r}",
+                f"a recorded value has the unknown tag {_short(tag)!r}",
                 hint="it may have been written by a newer version of kitchen",
             )
         # What a declared object holds is its own business: its containers are plain.
         frozen = self.frozen
         name = tree.get("type")
         self.frozen = frozen and not (tag == "struct" and type(name) is str and name in self.types)
+        tagged = tree.get("v")
+        pair = (
+            tag == "ordered" and type(tagged) is list
+        )  # the items and the attributes of one value
         try:
-            inner = self.untag(tree.get("v"), level + 1)
+            inner = self.untag(tagged, level - pair)
         finally:
             self.frozen = frozen
         data = self._data(tree)
@@ -157,10 +165,11 @@ class Untagger:
         except (CorruptValue, ModuleNotFoundError):
             raise
         except RecursionError:
-            raise CorruptValue("a recorded value is nested too deep") from None
+            raise too_deep() from None
         except Exception as error:
             # A builder meets whatever the text holds, so it may fail in any way.
-            raise CorruptValue(f"a recorded {tag} does not decode: {error}") from error
+            why = str(error)[:_TOLD]
+            raise CorruptValue(f"a recorded {tag} does not decode: {why}") from error
 
     def _data(self, tree: dict[str, Any]) -> bytes | None:
         if "b64" in tree:
@@ -169,10 +178,12 @@ class Untagger:
             except (ValueError, TypeError) as error:
                 raise CorruptValue(f"a recorded {tree['$']} is no base64: {error}") from error
         if "blob" in tree:
-            return read_blob(tree, self.fetch)
+            copied = tree["$"] in ("str", "tensor") or not self.frozen
+            return read_blob(tree, lambda digest: self.blobs.get(digest, copied=copied))
         if "tensor" in tree:
             name = tree["tensor"]
-            data = self.tensors.get(name) if self.tensors and type(name) is str else None
+            # Each was named once; taken out, it cannot be copied again and again.
+            data = self.tensors.pop(name, None) if self.tensors and type(name) is str else None
             if data is None:
                 raise CorruptValue(f"a recorded {tree['$']} names a tensor that is not there")
             return data
@@ -183,13 +194,17 @@ def read_blob(tree: dict[str, Any], fetch: Fetch) -> bytes:
     """The bytes of the blob that a tag refers to."""
     digest = tree.get("blob")
     if type(digest) is not str or not _DIGEST.fullmatch(digest):
-        raise CorruptValue(f"{str(digest)[:80]!r} is not the hash of a blob")
+        raise CorruptValue(f"{_short(digest)!r} is not the hash of a blob")
     data = fetch(digest)
     if len(data) != tree.get("size"):
         raise CorruptValue(
-            f"blob {digest[:12]} has {len(data)} bytes, and {tree.get('size')!r} were recorded"
+            f"blob {digest[:12]} has {len(data)} bytes, and {_short(tree.get('size'))} were recorded"
         )
     return data
+
+
+def _short(found: Any) -> str:
+    return str(found)[:80] if type(found) in (str, int, float, bool) else type(found).__name__
 
 
 def _need(data: bytes | None) -> bytes:
@@ -211,16 +226,19 @@ def _unique(made: Any, count: int) -> Any:
 
 
 def _set(self: Untagger, _t: Any, inner: Any, _d: Any) -> Any:
-    made: set[Any] = FrozenSet(_is_list(inner), self.key) if self.frozen else set(_is_list(inner))
+    check_spread(_is_list(inner), len(inner))
+    made: set[Any] = FrozenSet(inner, self.key) if self.frozen else set(inner)
     return _unique(made, len(inner))
 
 
 def _frozenset(_s: Any, _t: Any, inner: Any, _d: Any) -> Any:
-    return _unique(frozenset(_is_list(inner)), len(inner))
+    check_spread(_is_list(inner), len(inner))
+    return _unique(frozenset(inner), len(inner))
 
 
 def _dict(self: Untagger, _t: Any, inner: Any, _d: Any) -> Any:
     pairs = _is_list(inner)
+    check_spread(pairs[::2], len(pairs) // 2)
     made = _unique(dict(zip(pairs[::2], pairs[1::2], strict=True)), len(pairs) // 2)
     return FrozenDict(made, self.key) if self.frozen else made
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kitchen.errors import CorruptValue
+from kitchen.machine.codec.bounds import check_depth, too_deep
 from kitchen.machine.codec.declared import check_declarable, reachable
 from kitchen.machine.codec.frozen import (
     FrozenDict,
@@ -161,11 +161,15 @@ def _is_plain_item(item: Any, depth: int) -> bool:
 def _decode_plain(text: bytes, key: str | None, *, frozen: bool) -> Any:
     value = parse(text)
     kind = kind_of(value)
-    if not frozen or (kind is not list and kind is not dict):
+    if kind is not list and kind is not dict:
+        return value
+    if not frozen:
+        if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+            check_depth(value)
         return value
     if text.find(b"[", 1) < 0 and text.find(b"{", 1) < 0:
         return frozen_list(value, key) if kind is list else frozen_dict(value, key)
     try:
         return freeze(value, key)
     except RecursionError:
-        raise CorruptValue("a recorded value is nested too deep") from None
+        raise too_deep() from None

@@ -17,19 +17,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import anyio.lowlevel
 from msgspec import Raw
 
 from kitchen.errors import ItemsError, UnencodableValue, WorkflowError
 from kitchen.machine import commands as C
 from kitchen.machine import feeds
 from kitchen.machine.events import Address, ItemTaken, Manifest, spell
+from kitchen.machine.outstanding import within
 from kitchen.machine.state import Cell
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
+from kitchen.runner.feeding.pulled import is_large
+from kitchen.runner.feeding.stream import Past, Stream
 from kitchen.runner.outcome import Performed
-from kitchen.runner.pulled import is_large
 from kitchen.runner.scope import Scope
-from kitchen.runner.stream import Past, Stream
 from kitchen.runner.surroundings import Surroundings
 from kitchen.workflow.ir import StreamLoopNode
 
@@ -45,7 +47,7 @@ class Feeding:
         self._streams: dict[Address, tuple[Stream, Attempt]] = {}
         self._seen: dict[tuple[Address, int], Mapping[str, Cell]] = {}
         self.producing: dict[Address, Attempt] = {}
-        self.host: Callable[[Callable[[], Awaitable[None]]], None]
+        self.host: Callable[[Callable[[], Awaitable[None]]], Any]
         surroundings.stream = self._have_current
 
     # --- streams ---
@@ -72,6 +74,17 @@ class Feeding:
         if found is not None:
             self._forget(loop)
             await found[0].leave()
+
+    async def leave_all(self, block: Address) -> None:
+        """Close the sources of all streams in a block."""
+        for loop in [loop for loop in self._streams if within(loop, block)]:
+            await self.leave(loop)
+
+    def forget_all(self) -> None:
+        """The run is rewound: nothing of what was open, or kept for productions, serves any more."""
+        for loop in list(self._streams):
+            self._forget(loop)
+        self._seen.clear()
 
     async def _have_current(self, loop: Address) -> None:
         """After a crash: have the item that the body is busy with."""
@@ -171,7 +184,11 @@ class Feeding:
         self.producing[address] = attempt
         try:
             attempt.touched |= await self._surroundings.ensure(address)
-            item = await self._calls.call(address.path, attempt, abandon=True)
+            try:
+                item = await self._calls.call(address.path, attempt, abandon=True)
+            finally:
+                if attempt.left_behind:  # stopped: what it gives or raises now is nobody's
+                    await anyio.lowlevel.checkpoint()
             self._calls.check_untouched(attempt)
             settle = partial(self._settled, item, address)
             large = is_large(item)  # then the event loop must not wait for it

@@ -37,8 +37,8 @@ from kitchen.log.journal import Journal
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import Address
 from kitchen.runner.failure import balanced, being_cancelled
-from kitchen.runner.pulled import Past, Pulled, Taken, is_large
-from kitchen.runner.source import Source
+from kitchen.runner.feeding.pulled import Past, Pulled, Taken, is_large
+from kitchen.runner.feeding.source import Source
 from kitchen.runner.threads import Wake, in_own_thread, waker
 
 __all__ = ["Past", "Pulled", "Stream"]
@@ -211,10 +211,16 @@ class Stream:
     async def _beside(self, source: Source) -> None:
         closed, wake = anyio.Event(), waker()
         self._in_thread, self._cancellable = True, False
+        begun = False
         try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            begun = True
             await in_own_thread(partial(self._pump, source, wake, closed))
         except anyio.get_cancelled_exc_class():
             self._leave()
+            if not begun:  # no thread will close it
+                with anyio.move_on_after(ABANDON_SECONDS, shield=True):
+                    await in_own_thread(partial(self._close, source, wake, closed))
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                 await closed.wait()
             if not closed.is_set():

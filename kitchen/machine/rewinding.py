@@ -1,0 +1,217 @@
+"""Rewinds, and what of a run outlives them.
+
+Rules:
+
+1. A rewind takes `Core` back to where it was, and makes the superseded events the memo.
+2. Attempts that failed stay counted, and a failure that was handled stays where it was: behind a
+   rewind neither is the retry budget fresh, nor is what failed run again.
+3. A stage whose effect must not happen twice keeps what it had committed: that is taken over, not
+   run again. Where it is not known whether it happened, somebody has to say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kitchen.machine import events as E
+from kitchen.machine.chart import Program
+from kitchen.machine.control import try_again
+from kitchen.machine.events import Address, Fact
+from kitchen.machine.failures import stood_at
+from kitchen.machine.memo import decided, remember
+from kitchen.machine.outstanding import within
+from kitchen.machine.state import ACTIVE, Cell, Core, Once, Place, State, Tried, Verdict
+from kitchen.machine.tokens import illegal
+from kitchen.workflow.ir import StageNode
+
+if TYPE_CHECKING:
+    from kitchen.machine.fold import Recall
+
+
+def rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None:
+    """`RunRewound`: the run stands where it stood at that seq."""
+    event: Any = fact.event
+    seq = state.seq
+    if not 0 < event.to < seq:
+        raise illegal(program, state.core.control, fact, seq, "a rewind to an earlier event")
+    core = recall.state_at(event.to).core.copy()
+    core.control.status = ACTIVE
+    if event.to < state.mended:
+        try_again(program, core.control, state.mended)
+    early = _early(core, event.to, recall)
+    past = recall.facts(max(event.to, state.rewound), seq)
+    begun = [at for at, place in core.control.active.items() if place.open]
+    superseded = remember(program, (*early, *past), begun)
+    for address, place in core.control.active.items():
+        # One that had begun before may have metrics in the log, which must not count with the next.
+        again = place.open and place.started >= event.to
+        tried = place.attempt - 1 if again else place.attempt
+        core.control.active[address] = Place(place.leaf, place.visit, tried, waits=place.waits)
+    state.core = core
+    fill(state)
+    for at, verdict in state.verdicts.items():
+        state.verdicts[at] = verdict._replace(ahead=verdict.ahead or verdict.seq > event.to)
+    said = {at: o for at, o in state.memo.items() if isinstance(o, Once) and o.decided}
+    state.memo = {**state.memo, **superseded, **said}
+    state.incarnation += 1
+    state.rewound = seq
+
+
+def come_again(state: State, address: Address) -> None:
+    """What was remembered of an address has come to pass; what somebody said of it still holds."""
+    known = state.memo.get(address)
+    if known is not None and not (isinstance(known, Once) and known.decided):
+        del state.memo[address]
+
+
+def fill(state: State) -> None:
+    """Fields that the state type has gained have their defaults, behind a rewind too."""
+    for key, value in state.gained.items():
+        state.core.data.setdefault(key, Cell(value))
+
+
+def _early(core: Core, to: int, recall: Recall) -> list[Fact]:
+    """The metrics that attempts which were running at `to` had in the log by then."""
+    places = core.control.active.items()
+    begun = {
+        (*address, place.attempt): place.started
+        for address, place in places
+        if place.open and place.started < to
+    }
+    if not begun:
+        return []
+    facts = recall.facts(min(begun.values()), to + 1)
+    return [f for f in facts if type(f.event) is E.MetricRecorded and f[1:] in begun]
+
+
+def diverged(_program: Program, state: State, _fact: Fact, _recall: Recall) -> None:
+    """`RewindDiverged`: of the memo nothing holds, and nobody knows of effects what they were."""
+    state.memo = {at: o.unsure() for at, o in state.memo.items() if isinstance(o, Once)}
+
+
+# --- attempts -----------------------------------------------------------------------------------
+
+
+def completed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`StageCompleted`: its failures are forgotten; it may have to be rolled back."""
+    if state.tries:
+        state.tries.pop(Address(fact.path, fact.visit), None)
+    if program.ir.compensate and fact.path in program.undone:
+        state.core.done.append(Address(fact.path, fact.visit))
+
+
+def failed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`StageFailed`: the attempt is counted."""
+    event: Any = fact.event
+    address = Address(fact.path, fact.visit)
+    before = state.tries.get(address)
+    state.tries[address] = Tried(fact.attempt, (before.failed if before else 0) + 1)
+    if event.undecided:
+        _unsure(program, state, address)
+
+
+def interrupted(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`StageInterrupted`: nobody knows how far it came."""
+    event: Any = fact.event
+    if event.begun:
+        _unsure(program, state, Address(fact.path, fact.visit))
+
+
+def scheduled(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`RetryScheduled`: when the next attempt is due is known behind a rewind too."""
+    event: Any = fact.event
+    address = Address(fact.path, fact.visit)
+    tried = state.tries.get(address)
+    if tried is None or (tried.attempt, tried.since) != (fact.attempt, event.since):
+        raise illegal(program, state.core.control, fact, state.seq, "an attempt that has failed")
+    state.tries[address] = tried._replace(delay=event.delay, since=event.since or state.seq)
+
+
+def skipped(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`StageSkipped`: it stays skipped."""
+    event: Any = fact.event
+    address = Address(fact.path, fact.visit)
+    state.tries.pop(address, None)
+    _judge(state, address, Verdict(event.failure, address, state.seq, "stage", address))
+
+
+def block_failed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`BlockFailed`: what failed, and does not end the run, is not run again."""
+    event: Any = fact.event
+    state.tries.pop(event.at, None)
+    state.crashes.pop(event.at, None)  # its rollback has a budget of its own
+    state.crashes.pop(Address(""), None)
+    if event.ends != "run":
+        block = Address(fact.path, fact.visit)
+        told = Verdict(event.failure, event.at, state.seq, event.ends, block, event.undo)
+        _judge(state, event.stood, told)
+
+
+def branch_failed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`BranchFailed`: it stays so until the run has failed by it; its budget is then fresh."""
+    event: Any = fact.event
+    state.tries.pop(event.at, None)
+    branch = Address(fact.path, fact.visit)
+    stood = stood_at(program, state.core.control, branch, event.at)
+    _judge(state, stood, Verdict(event.failure, event.at, state.seq, "branch", branch))
+
+
+def _judge(state: State, stood: Address, verdict: Verdict) -> None:
+    """Keep a verdict, and those that a rewind may need; without their tracebacks.
+
+    What was to be rolled back for an earlier one at that place is so behind a rewind as well.
+    """
+    core, verdicts = state.core, state.verdicts
+    around = (fork.entered - 1 for fork in core.control.forks.values())
+    earliest = min((state.cut, *around, *(stain.cut for stain in core.stains)))
+    for past in [at for at, v in verdicts.items() if v.seq <= earliest and not v.ahead]:
+        del verdicts[past]
+    short = msgspec.structs.replace(verdict.failure, traceback="")
+    before = verdicts.pop(stood, None)
+    undo = tuple(dict.fromkeys((*(before.undo if before else ()), *verdict.undo)))
+    verdicts[stood] = verdict._replace(failure=short, undo=undo)
+
+
+def handled(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`FailureHandled`: nothing in the block comes to pass any more."""
+    block = Address(fact.path, fact.visit)
+    known: tuple[dict[Address, Any], ...] = (state.memo, state.tries, state.crashes)
+    for each in known:
+        for at in [at for at in each if within(at, block)]:
+            del each[at]
+
+
+def resumed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`RunResumed`: after a failure all budgets are fresh, and branches are tried again."""
+    event: Any = fact.event
+    if event.after == "failure":
+        state.crashes, state.tries = {}, {}
+        state.verdicts = {at: v for at, v in state.verdicts.items() if v.ends != "branch"}
+        state.mended = state.seq
+
+
+# --- effects that must not happen twice ---------------------------------------------------------
+
+
+def effect_decided(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`EffectDecided`: somebody knows."""
+    event: Any = fact.event
+    address = Address(fact.path, fact.visit)
+    unsure = _is_once(program, address) and state.memo.get(address) == Once(None)
+    if not unsure or event.choice not in ("retry", "skip"):
+        raise illegal(program, state.core.control, fact, state.seq, "an effect to be decided")
+    state.memo.pop(address, None)
+    if event.choice == "skip":
+        state.memo[address] = decided(event)
+
+
+def _unsure(program: Program, state: State, address: Address) -> None:
+    if _is_once(program, address):
+        state.memo[address] = Once(None)
+
+
+def _is_once(program: Program, address: Address) -> bool:
+    node = program.nodes.get(address.path)
+    return isinstance(node, StageNode) and node.effect == "once"

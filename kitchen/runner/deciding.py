@@ -1,0 +1,87 @@
+"""Deciding what became of effects that must not happen twice.
+
+Rules:
+
+1. A run with an effect that is undecided is not taken up before somebody has said "retry" or "skip"
+   for it. What was said is recorded.
+2. Who says "skip" may give what the stage would have put into the state; a mapping of these means
+   "skip" too. It is held to the declared state as a stage's own changes are.
+3. An effect is named by its path, or where that is not enough by path and visit, as errors spell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from msgspec import Raw
+
+from kitchen.errors import ArgumentError, EffectUndecided, UnknownKey
+from kitchen.machine.commands import Decided
+from kitchen.machine.events import Address, spell
+from kitchen.machine.outstanding import undecided
+from kitchen.runner.declared import fit, suggest
+from kitchen.runner.scope import Scope
+
+RETRY, SKIP = "retry", "skip"
+
+
+def decisions(scope: Scope, given: Mapping[str, Any] | None) -> tuple[Decided, ...]:
+    """What was said of each effect that is undecided.
+
+    Raises `EffectUndecided` where nothing was said of one, `ArgumentError` where something was said
+    that cannot be, or of something else.
+    """
+    journal = scope.journal
+    waiting = undecided(journal.program, journal.state)
+    names = {spell(*at, journal.program.loops.get(at.path)): at for at in waiting}
+    made: dict[Address, Decided] = {}
+    for name, said in (given or {}).items():
+        at = _named(name, names)
+        if at in made:
+            raise ArgumentError(f"{name!r} is decided twice")
+        made[at] = _decided(scope, name, at, said)
+    left = [name for name, at in names.items() if at not in made]
+    if left:
+        shown = "\n".join(f"  {name}" for name in left)
+        raise EffectUndecided(
+            f"run {scope.run_id!r} cannot go on: it is not known whether this has happened, and it "
+            f"must not happen twice:\n{shown}",
+            hint=f"find out, then: kitchen resume {scope.run_id} --decide '{left[0]}=retry', or "
+            f"'{left[0]}=skip' with the changes that it would have made: --set key=value",
+        )
+    return tuple(made.values())
+
+
+def _named(name: str, names: Mapping[str, Address]) -> Address:
+    if name in names:
+        return names[name]
+    fitting = [at for at in names.values() if at.path == name]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = names if len(names) > 0 else ()
+    what = "is not an effect that is undecided" if not fitting else "may mean several effects"
+    hint = suggest(name, known) if known else "nothing is undecided: resume without a decision"
+    raise ArgumentError(f"{name!r} {what}", hint=hint)
+
+
+def _decided(scope: Scope, name: str, at: Address, said: Any) -> Decided:
+    if said in (RETRY, SKIP):
+        return Decided(at, said, {})
+    if not isinstance(said, Mapping):
+        raise ArgumentError(
+            f'{name!r} is decided by "retry", by "skip", or by a mapping of the changes that it '
+            f"would have made, not by {said!r}"
+        )
+    changes: dict[str, Raw] = {}
+    for key, value in cast("Mapping[Any, Any]", said).items():
+        if not isinstance(key, str) or key in scope.reserved:
+            raise ArgumentError(f"{key!r} is no key of the state")
+        if scope.fields and key not in scope.fields:
+            raise UnknownKey(f"the state has no field {key!r}", hint=suggest(key, scope.fields))
+        fitting = fit(key, value, scope.fields[key]) if key in scope.fields else value
+        encoded = scope.codec.encode(fitting, where=f"state[{key!r}]")
+        for data in encoded.blobs.values():
+            scope.journal.store.blobs.put(data)
+        changes[key] = Raw(encoded.json)
+    return Decided(at, SKIP, changes)

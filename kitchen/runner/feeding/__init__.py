@@ -1,0 +1,1 @@
+"""Feeding loops whose items come one at a time: streams, and producers."""
