@@ -225,7 +225,7 @@ def cancel(run_id: str, *, store: StoreLike = None, wait: float = 60.0) -> str:
 
     A run that another process executes is ended by that process: what is async is cancelled, what
     is not gets its grace period, resources are closed. It is waited for `wait` seconds; if it has
-    heard by then, it ends all the same.
+    not ended by then, it still will, or when somebody takes it up.
 
     Raises `UnknownRun`, `RunHeld` where it has not ended by then, `StoreError`.
     """
@@ -233,21 +233,16 @@ def cancel(run_id: str, *, store: StoreLike = None, wait: float = 60.0) -> str:
     with opened(store, create=False) as events:
         events.run(run_id)
         until = time.monotonic() + wait
-        asked = None
-        try:
-            while True:
-                try:
-                    with events.lease(run_id, note="cancel"):
-                        return cancelling.end(events, run_id, who)
-                except RunHeld:
-                    if asked is None or not asked.exists():  # it may have begun just now
-                        asked = cancelling.ask(events, run_id, who)
-                    if asked is None or time.monotonic() > until:
-                        raise
-                time.sleep(0.1)
-        finally:
-            if asked is not None:
-                cancelling.forget(events, run_id)
+        while True:
+            try:
+                with events.lease(run_id, note="cancel"):
+                    stands = cancelling.end(events, run_id, who)
+                    cancelling.forget(events, run_id)
+                    return stands
+            except RunHeld:
+                if cancelling.ask(events, run_id, who) is None or time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
 
 
 def open_history(run_id: str, *, store: StoreLike = None) -> History:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from kitchen.errors import RunCancelled, RunError, RunInterrupted
 from kitchen.history.metrics import Point, series
 from kitchen.log.journal import Journal
-from kitchen.log.reader import fact_of, recorded_ir, was_compensated
+from kitchen.log.reader import fact_of, recorded_ir
 from kitchen.machine import cells
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
@@ -68,7 +68,7 @@ def ended_run(ended: Ended, workflow: Workflow[C, S]) -> Run[C, S]:
         where = _failed_at(journal)
         told = f"{made.failure.type}: {made.failure.message}"
         todo = f"kitchen show {made.id}, then kitchen resume {made.id}"
-        if was_compensated(journal.store, journal.run, journal.state):
+        if journal.state.is_taken_back:
             todo = "its completed stages were rolled back: start another run, under another id"
         raise RunError(
             f"run {made.id!r} failed at {where}\n  {told}", run=made, hint=made.failure.hint or todo

@@ -48,6 +48,11 @@ def _change(word: str, skipped: list[str]) -> tuple[str, str, Any]:
     for path in skipped:
         if name.startswith(f"{path}:"):
             return path, name.removeprefix(f"{path}:"), parse(text)
+    if ":" in name:
+        raise Usage(
+            f"--set {name!r}: {name.partition(':')[0]!r} is no place that is skipped",
+            hint=f"these are: {', '.join(skipped) or 'none'}",
+        )
     if len(skipped) == 1:
         return skipped[0], name, parse(text)
     if not skipped:

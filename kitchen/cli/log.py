@@ -170,6 +170,6 @@ class Printer:
         }
         try:
             told["event"] = msgspec.json.decode(record.payload)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             told["unreadable"] = record.payload
         return inert(msgspec.json.encode(told).decode())

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from kitchen.errors import CorruptValue, HistoryError, KitchenError
 from kitchen.history import metrics
 from kitchen.history.metrics import Point
-from kitchen.log.reader import LogReader, blamed, fact_of, recorded_ir, started, was_compensated
+from kitchen.log.reader import LogReader, blamed, fact_of, recorded_ir, started
 from kitchen.machine import cells
 from kitchen.machine.chart import Program, compile_workflow
 from kitchen.machine.codec import Codec
@@ -88,9 +88,7 @@ def is_taken_back(store: EventStore, run: str) -> bool:
         return False
     try:
         ir = recorded_ir(store, run)
-        return was_compensated(
-            store, run, LogReader(store, run, compile_workflow(ir)).state_at(None)
-        )
+        return LogReader(store, run, compile_workflow(ir)).state_at(None).is_taken_back
     except KitchenError:
         return False
 

@@ -226,13 +226,3 @@ class LogReader:
             else:
                 return state
         return self._kept[kept].copy() if kept else State()
-
-
-def was_compensated(store: EventStore, run: str, state: State) -> bool:
-    """Whether a run has failed and its completed stages were rolled back: there is nothing to go on
-    from."""
-    if state.status != "failed" or not state.core.done:
-        return False
-    done = set(state.core.done)
-    undone = store.read(run, types=["StageRolledBack"])
-    return any((record.path, record.visit) in done for record in undone)

@@ -29,7 +29,13 @@ from kitchen.machine.draft import Draft
 from kitchen.machine.events import Address, Event, Fact, spell
 from kitchen.machine.failures import CRASH_BUDGET, died_too_often
 from kitchen.machine.layout import Role
-from kitchen.machine.outstanding import closing, command_at, is_halted, outstanding, undecided
+from kitchen.machine.outstanding import (
+    closing,
+    command_at,
+    is_halted,
+    outstanding,
+    undecided,
+)
 from kitchen.machine.state import ACTIVE, READY, Control, Once, State
 from kitchen.workflow.ir import ParallelNode
 
@@ -83,7 +89,7 @@ def _resume(draft: Draft, given: C.Resume) -> None:
     deaths = draft.state.crashes.get(Address(""), 0) + 1
     ending = Address("") in draft.control.failing
     if reason == "crash" and deaths > CRASH_BUDGET and not ending:  # nothing came to its end
-        draft.fail(Address(""), died_too_often(deaths))
+        failures.end(draft, Address(""), died_too_often(deaths))
         return
     failures.interrupt_attempts(draft)
     draft.going = False

@@ -8,7 +8,7 @@ Rules:
 3. A parallel is kept full: while branches wait and fewer run than may, the next is begun. When
    all are done it is joined, at once if nothing has to be reduced or compared.
 4. What a failure ends is `failures`' business. Behind a rewind, what has failed is not asked again.
-5. A command that too many processes died of is not asked for again: that is a failure instead.
+5. A command that too many processes died of is not asked for again: that ends the run instead.
 6. A stage whose effect must not happen twice is not asked for where it is known what it had done.
 """
 
@@ -238,8 +238,8 @@ class Draft:
     def ask(self, address: Address, command: Command, attempt: int = 0) -> tuple[()]:
         """Have a command performed, unless too many processes died of it already."""
         times = self.state.crashes.get(address, 0) if self.state.crashes else 0
-        if times >= CRASH_BUDGET:
-            self.fail(address, died_too_often(times))
+        if times >= CRASH_BUDGET:  # no handler's business: what comes out must not depend on kills
+            failures.end(self, address, died_too_often(times))
             return ()
         if attempt:
             self.emit(STARTED, *address, attempt)
@@ -358,7 +358,7 @@ class Draft:
     def judge(self, verdict: Verdict) -> None:
         """It has failed before a rewind, so it fails."""
         target = failures.Target(verdict.ends, verdict.block)
-        failures.fail(self, target, verdict.at, verdict.failure, undo=verdict.undo)
+        failures.fail(self, target, verdict.at, verdict.failure, undo=verdict.undo, judged=True)
 
     def rewind(self, names: Collection[str], address: Address, seq: int) -> None:
         """Go back to the latest cut not after `seq`: at an address, these were left half changed."""

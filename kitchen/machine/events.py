@@ -222,10 +222,14 @@ class BranchCompleted(Event, frozen=True):
 
 
 class BranchFailed(Event, frozen=True):
-    """A branch failed, and its siblings go on (`on_error="finish"`). `at`: the place in it."""
+    """A branch failed, and its siblings go on (`on_error="finish"`). `at`: the place in it.
+
+    `stood`: where in it the run stood, in the words of the machine.
+    """
 
     failure: Failure
     at: Address = Address("")
+    stood: Address = Address("")
 
 
 class BranchesJoined(Event, frozen=True):

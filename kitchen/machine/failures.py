@@ -57,12 +57,15 @@ def fail(
     seq: int = 0,
     *,
     undo: tuple[Address, ...] = (),
+    judged: bool = False,
 ) -> None:
     """End what a failure for good at an address ends.
 
     `touched`: the resources that the attempt used and did not commit. `seq`: where it began. `undo`:
-    the stages that were to be rolled back for it before a rewind.
+    the stages that were to be rolled back for it before a rewind. `judged`: it is one from then.
     """
+    if target.ends in ("block", "stage") and not judged and _had_passed(draft, at):
+        draft.diverge(at, "failure", "", failure.type)
     undo = _undo(draft, at, target, failure, undo)
     if target.address in draft.control.failing or (not undo and target.ends == "run"):
         end(draft, at, failure)
@@ -72,6 +75,12 @@ def fail(
         draft.settle(draft.emit(E.StageSkipped(_short(failure)), *at))
     else:
         _unwind_from(draft, target, at, failure, undo, touched, seq)
+
+
+def _had_passed(draft: Draft, at: Address) -> bool:
+    """Whether what fails now, and is gone on from, had come further before a rewind."""
+    known = (a for a, known in draft.memo.items() if not isinstance(known, Once))
+    return any(within(address, at) for address in known)
 
 
 def _unwind_from(
@@ -88,10 +97,12 @@ def _unwind_from(
     interrupt_attempts(draft, block)
     inner = _opened_in(draft, block) if target.ends == "block" else ()
     taken = target.ends in ("block", "stage")
-    names = tuple(sorted(name for name in touched if name not in inner)) if taken else ()
+    used, stopped = _used_in(draft, stood) if taken else (set[str](), False)
+    half = (*touched, *draft.state.stateful(used)) if taken else ()
+    names = tuple(sorted({name for name in half if name not in inner}))
     draft.emit(E.BlockFailed(failure, at, target.ends, undo, names, stood), *block)
     draft.commands = [c for c in draft.commands if not within(c.address, block)]
-    if names:
+    if names or stopped:
         draft.rewind(names, at, _entry(draft, stood, seq))
     else:
         unwind(draft, block, at)
@@ -108,6 +119,9 @@ def unwind(draft: Draft, block: Address, anew: Address | None = None) -> None:
         times = draft.state.crashes.get(command.address, 0)
         if times < CRASH_BUDGET:
             break
+        if failing.ends != "run":
+            end(draft, command.address, died_too_often(times))
+            return
         draft.emit(E.StageRolledBack(died_too_often(times)), *command.address)
         failing = draft.control.failing[block]
         command = unwinding(block, failing)
@@ -135,13 +149,8 @@ def left(draft: Draft, given: C.BlockLeft) -> None:
         draft.touch({*reached, *given.touched}, block)
         halt(draft, block, failing.at, failing.failure)
         return
-    names = {*failing.touched, *given.touched}
-    stopped = False
-    if failing.stood in draft.control.forks:
-        claims = draft.state.core.claims.get(failing.stood, {})
-        used = (what.partition(" ") for what in claims)
-        names |= {name for kind, _, name in used if kind in ("resource", "over")}
-        stopped = "stop" in claims  # a loop around it, which must not end by what is undone
+    used, stopped = _used_in(draft, failing.stood)
+    names = {*failing.touched, *given.touched, *used}
     gone = [name for name in given.lost if name in draft.state.core.resources]
     half = dict.fromkeys((*draft.state.stateful(names), *gone))
     outside = [name for name in half if name not in inner]
@@ -150,6 +159,16 @@ def left(draft: Draft, given: C.BlockLeft) -> None:
         return
     draft.touch(reached, block)
     draft.settle(draft.emit(E.FailureHandled(tuple(sorted(inner))), *block))
+
+
+def _used_in(draft: Draft, stood: Address) -> tuple[set[str], bool]:
+    """What the branches of a parallel that fails have used, and whether one asked a loop to end."""
+    if stood not in draft.control.forks:
+        return set(), False
+    claims = draft.state.core.claims.get(stood, {})
+    used = (what.partition(" ") for what in claims)
+    names = {name for kind, _, name in used if kind in ("resource", "over")}
+    return names, "stop" in claims
 
 
 def _opened_in(draft: Draft, block: Address) -> set[str]:
@@ -197,8 +216,9 @@ def end(draft: Draft, address: Address, failure: E.Failure) -> None:
 
 def halt(draft: Draft, branch: Address, at: Address, failure: E.Failure) -> None:
     """End a branch whose siblings go on, and begin the next in its place."""
+    stood = stood_at(draft.program, draft.control, branch, at)
     interrupt_attempts(draft, branch)
-    draft.emit(E.BranchFailed(failure, at), *branch)
+    draft.emit(E.BranchFailed(failure, at, stood), *branch)
     draft.commands = [c for c in draft.commands if not within(c.address, branch)]
     draft.fill(_parallel(draft.program, branch))
 
@@ -300,7 +320,7 @@ def _undo(
             undo += failing.undo
     if target.ends == "run" and program.ir.compensate:
         order = program_order(program.ir)
-        undo += sorted(draft.state.core.done, key=lambda each: order(*each), reverse=True)
+        undo += sorted(draft.state.done, key=lambda each: order(*each), reverse=True)
     return tuple(dict.fromkeys(undo))
 
 

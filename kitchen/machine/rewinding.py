@@ -19,7 +19,6 @@ from kitchen.machine import events as E
 from kitchen.machine.chart import Program
 from kitchen.machine.control import try_again
 from kitchen.machine.events import Address, Fact
-from kitchen.machine.failures import stood_at
 from kitchen.machine.memo import decided, remember
 from kitchen.machine.outstanding import within
 from kitchen.machine.state import ACTIVE, Cell, Core, Once, Place, State, Tried, Verdict
@@ -99,7 +98,7 @@ def completed(program: Program, state: State, fact: Fact, _recall: Recall) -> No
     if state.tries:
         state.tries.pop(Address(fact.path, fact.visit), None)
     if program.ir.compensate and fact.path in program.undone:
-        state.core.done.append(Address(fact.path, fact.visit))
+        state.done[Address(fact.path, fact.visit)] = None
 
 
 def failed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
@@ -143,19 +142,20 @@ def block_failed(_program: Program, state: State, fact: Fact, _recall: Recall) -
     state.tries.pop(event.at, None)
     state.crashes.pop(event.at, None)  # its rollback has a budget of its own
     state.crashes.pop(Address(""), None)
-    if event.ends != "run":
+    if event.ends == "run":
+        state.compensated = any(at in state.done for at in event.undo)
+    else:
         block = Address(fact.path, fact.visit)
         told = Verdict(event.failure, event.at, state.seq, event.ends, block, event.undo)
         _judge(state, event.stood, told)
 
 
-def branch_failed(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+def branch_failed(_program: Program, state: State, fact: Fact, _recall: Recall) -> None:
     """`BranchFailed`: it stays so until the run has failed by it; its budget is then fresh."""
     event: Any = fact.event
     state.tries.pop(event.at, None)
     branch = Address(fact.path, fact.visit)
-    stood = stood_at(program, state.core.control, branch, event.at)
-    _judge(state, stood, Verdict(event.failure, event.at, state.seq, "branch", branch))
+    _judge(state, event.stood, Verdict(event.failure, event.at, state.seq, "branch", branch))
 
 
 def _judge(state: State, stood: Address, verdict: Verdict) -> None:
@@ -163,11 +163,10 @@ def _judge(state: State, stood: Address, verdict: Verdict) -> None:
 
     What was to be rolled back for an earlier one at that place is so behind a rewind as well.
     """
-    core, verdicts = state.core, state.verdicts
-    around = (fork.entered - 1 for fork in core.control.forks.values())
-    earliest = min((state.cut, *around, *(stain.cut for stain in core.stains)))
-    for past in [at for at, v in verdicts.items() if v.seq <= earliest and not v.ahead]:
-        del verdicts[past]
+    verdicts = state.verdicts
+    if not state.core.overlays:  # else the run may go back to before the parallel
+        for past in [at for at, v in verdicts.items() if v.seq <= state.cut and not v.ahead]:
+            del verdicts[past]
     short = msgspec.structs.replace(verdict.failure, traceback="")
     before = verdicts.pop(stood, None)
     undo = tuple(dict.fromkeys((*(before.undo if before else ()), *verdict.undo)))

@@ -84,10 +84,11 @@ class _Snapshot(msgspec.Struct, array_like=True):
     stains: tuple[Stain, ...]
     failing: list[tuple[Address, Failing]]
     limits: list[tuple[Address, Limit]]
-    done: list[Address]
     tries: list[tuple[Address, Tried]]
     verdicts: list[tuple[Address, Verdict]]
     mended: int
+    done: list[Address]
+    compensated: bool
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -125,10 +126,11 @@ def dump(state: State) -> bytes:
             stains=core.stains,
             failing=list(core.control.failing.items()),
             limits=list(core.control.limits.items()),
-            done=core.done,
             tries=list(state.tries.items()),
             verdicts=list(state.verdicts.items()),
             mended=state.mended,
+            done=list(state.done),
+            compensated=state.compensated,
         )
     )
 
@@ -233,7 +235,6 @@ def _loaded(found: _Snapshot) -> State:
             dict(found.claims),
             found.soiled,
             found.stains,
-            found.done,
         ),
         found.incarnation,
         found.rewound,
@@ -243,4 +244,6 @@ def _loaded(found: _Snapshot) -> State:
         dict(found.tries),
         dict(found.verdicts),
         found.mended,
+        dict.fromkeys(found.done),
+        found.compensated,
     )

@@ -43,7 +43,8 @@ def begin(draft: Draft, address: Address, place: Place) -> tuple[Address, ...]:
     if isinstance(known, Once):
         return _known(draft, address, place, known)
     tried = draft.state.tries.get(address) if draft.state.tries else None
-    if tried is not None and tried.since and tried.attempt > place.attempt:  # behind a rewind
+    late = tried is not None and not place.waits and tried.attempt >= place.attempt
+    if tried is not None and tried.since and late:  # behind a rewind
         _try_again(draft, address, tried.attempt, tried.delay, tried.since)
     elif place.waits:
         draft.commands.append(C.AwaitRetry(address, place.attempt + 1))
@@ -169,8 +170,9 @@ def rolled_back(draft: Draft, given: C.RolledBack) -> None:
 
 
 def _lane(draft: Draft, address: Address) -> Address | None:
-    """The innermost branch around an address."""
-    found = [at for lane, at in lanes.around(draft.program, address) if lane.data]
+    """The innermost branch around an address that has not been joined."""
+    there = draft.state.core.overlays  # one that is joined is a branch no more
+    found = [at for lane, at in lanes.around(draft.program, address) if lane.data and at in there]
     return found[-1] if found else None
 
 

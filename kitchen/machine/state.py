@@ -204,8 +204,7 @@ class Core:
     """What a rewind takes back.
 
     `soiled`: the seq of the first touch since the state was clean. `stains`: while branches run,
-    when it was not: an attempt that began there has its cut before. `done`: the stages that a
-    failing run rolls back, as they were completed.
+    when it was not: an attempt that began there has its cut before.
     """
 
     control: Control = field(default_factory=Control)
@@ -218,7 +217,6 @@ class Core:
     )
     soiled: int = 0
     stains: tuple[Stain, ...] = ()
-    done: list[Address] = field(default_factory=list[Address])
 
     def copy(self) -> Core:
         """An independent copy that shares the values."""
@@ -231,7 +229,6 @@ class Core:
             {address: dict(claims) for address, claims in self.claims.items()},
             self.soiled,
             self.stains,
-            list(self.done),
         )
 
 
@@ -297,7 +294,9 @@ class State:
     `crashes` how often a process died at an address without what was asked there having ended
     (at the empty one: since anything had); `gained` the defaults of fields that the state type got
     since the run was started; `tries` what is known of attempts that failed, and `verdicts` where
-    a failure took place that did not end the run: both hold behind a rewind too; `mended` the seq
+    a failure took place that did not end the run: both hold behind a rewind too; `done` the
+    stages that a failing run rolls back, once they were completed, rewinds or not, and
+    `compensated` whether it has begun to; `mended` the seq
     at which the run was last taken up after it had failed.
     """
 
@@ -312,11 +311,18 @@ class State:
     tries: dict[Address, Tried] = field(default_factory=dict[Address, Tried])
     verdicts: dict[Address, Verdict] = field(default_factory=dict[Address, Verdict])
     mended: int = 0
+    done: dict[Address, None] = field(default_factory=dict[Address, None])
+    compensated: bool = False
 
     @property
     def status(self) -> str:
         """ "ready", "running", "completed", "failed", "interrupted" or "cancelled"."""
         return self.core.control.status
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether it has failed and rolled its completed stages back: nothing is there to go on from."""
+        return self.compensated and self.status == "failed"
 
     @property
     def cut(self) -> int:
@@ -357,4 +363,6 @@ class State:
             dict(self.tries),
             dict(self.verdicts),
             self.mended,
+            dict(self.done),
+            self.compensated,
         )

@@ -112,8 +112,8 @@ def scheduled(program: Program, control: Control, fact: Fact, seq: int) -> Lande
     place = control.active.get(address)
     stage = place is not None and program.leaves[place.leaf].role is Role.STAGE
     known = place.attempt if place is not None else 0
-    fits = fact.attempt > known if event.since else fact.attempt == known > 0
-    if place is None or not stage or place.open or not fits:
+    fits = fact.attempt >= known if event.since else fact.attempt == known > 0
+    if place is None or not stage or place.open or place.waits or not fits:
         raise illegal(program, control, fact, seq, "a stage whose attempt has failed")
     control.active[address] = Place(
         place.leaf, place.visit, fact.attempt, started=place.started, waits=event.delay > 0

@@ -79,7 +79,7 @@ class Attempt:
         self._objects: dict[str, Any] = {}
         self._lent: dict[str, tuple[Any, bytes]] = {}
         self._sealed = False
-        self.only_peeks = ""
+        self.only_peeks, self.no_peeks = "", False
         self.left_behind = False
         self.limit: Any = None
         self.late = False

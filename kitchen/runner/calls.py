@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any
+
+import anyio
+import anyio.lowlevel
 
 from kitchen.errors import WorkflowError
 from kitchen.machine import lanes
@@ -30,7 +33,7 @@ from kitchen.machine.state import Cell, Core
 from kitchen.runner import randomness
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.context import Context
-from kitchen.runner.failure import balanced
+from kitchen.runner.failure import balanced, being_cancelled
 from kitchen.runner.scope import Scope, config_untouched
 from kitchen.runner.threads import Threads
 from kitchen.workflow.ir import StageNode
@@ -107,7 +110,7 @@ class Calls:
         if self._scope.workflow.ir.seed_globals and self._alone(attempt.address):
             randomness.seed_globals(randomness.derive(self._scope.seed, attempt.address))
         if is_async and awaited:
-            return await balanced(body(ctx, *more))
+            return await self._awaited(body(ctx, *more), attempt)
         if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread
             (result,) = await self.threads.run(
                 lambda: (body(ctx, *more),),
@@ -116,7 +119,28 @@ class Calls:
             )
         else:
             result = body(ctx, *more)
-        return await balanced(result) if awaited and inspect.isawaitable(result) else result
+        if awaited and inspect.isawaitable(result):
+            return await self._awaited(result, attempt)
+        return result
+
+    async def _awaited(self, work: Awaitable[Any], attempt: Attempt) -> Any:
+        """Await user code. What it raises while it is being stopped is no outcome of its own: many
+        a client makes an error of its cancellation, and a run would fail by being interrupted."""
+        try:
+            return await balanced(work)
+        except BaseException as error:
+            timed_out = attempt.limit is not None and attempt.limit.cancel_called
+            if not timed_out and being_cancelled():
+                if isinstance(error, Exception):
+                    where = spell(*attempt.address)
+                    _logger.warning(
+                        "run %s: %s raised while it was stopped: %r",
+                        self._scope.run_id,
+                        where,
+                        error,
+                    )
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
 
     async def in_thread(self, work: Any) -> Any:
         """Do something of our own in a worker thread, to its end."""

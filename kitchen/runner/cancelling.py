@@ -1,12 +1,14 @@
 """Asking another process to end the run that it executes.
 
 Rules: a request is a file beside the store, named for the run, with who asks in it. Whoever executes
-the run looks for it twice a second, and takes it away. One that is left by mistake is taken away
-when the run is taken up. Who owns a run by its lock needs to ask nobody.
+the run looks for it twice a second. It stays until the run has ended: should the process die before,
+whoever takes the run up finds it. Who owns a run by its lock needs to ask nobody.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -31,19 +33,24 @@ def ask(store: EventStore, run: str, who: str) -> Path | None:
     """Ask; the file that says so. Raises `OSError`."""
     file = request_file(store, run)
     if file is not None:
-        file.write_text(who)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileExistsError), os.fdopen(os.open(file, flags, 0o644), "w") as opened:
+            opened.write(who)
     return file
 
 
 def asked(store: EventStore, run: str) -> str | None:
-    """Who asked, if anybody did; the request is taken away."""
+    """Who asked, if anybody did."""
     file = request_file(store, run)
-    if file is None or not file.exists():
+    if file is None:
         return None
-    who = ""
-    with suppress(OSError):
-        who = file.read_text()[:200]
-        file.unlink()
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # there is none, or something else stands there
+        return None
+    with os.fdopen(fd, "rb") as opened:
+        plain = stat.S_ISREG(os.fstat(fd).st_mode)
+        who = opened.read(200).decode(errors="replace") if plain else ""
     return who or "somebody"
 
 
@@ -63,7 +70,7 @@ def end(store: EventStore, run: str, who: str) -> str:
 
 
 def forget(store: EventStore, run: str) -> None:
-    """Take a request away that came too late for whom it was for."""
+    """Take a request away: the run has ended."""
     file = request_file(store, run)
     if file is not None:
         with suppress(OSError):

@@ -24,12 +24,13 @@ from kitchen.machine.commands import Command
 from kitchen.machine.events import Address
 from kitchen.runner.outcome import Performed
 
-_Key: TypeAlias = tuple[type[Any], Address]
+_Key: TypeAlias = tuple[type[Any], Address, Address | None]
 
 
 def _key(command: Command) -> _Key:
-    """Two kinds of command may be under way at one address: a block is left where it failed."""
-    return type(command), command.address
+    """Several commands may be under way at one address: a block is left where it failed, and a
+    stage rolled back for one block while another around it fails."""
+    return type(command), command.address, getattr(command, "block", None)
 
 
 class Crew:

@@ -19,7 +19,7 @@ from msgspec import Raw
 from kitchen.errors import ArgumentError, EffectUndecided, UnknownKey
 from kitchen.machine.commands import Decided
 from kitchen.machine.events import Address, spell
-from kitchen.machine.outstanding import undecided
+from kitchen.machine.outstanding import is_halted, undecided
 from kitchen.runner.declared import fit, suggest
 from kitchen.runner.scope import Scope
 
@@ -41,6 +41,12 @@ def decisions(scope: Scope, given: Mapping[str, Any] | None) -> tuple[Decided, .
         if at in made:
             raise ArgumentError(f"{name!r} is decided twice")
         made[at] = _decided(scope, name, at, said)
+        if made[at].changes and is_halted(journal.state.core.control, at):
+            raise ArgumentError(
+                f"what {name!r} would have changed counts no more: the block around it has failed",
+                hint='decide it by "retry" (it has not happened) or "skip" (it has), without changes; '
+                "it is not run again either way",
+            )
     left = [name for name, at in names.items() if at not in made]
     if left:
         shown = "\n".join(f"  {name}" for name in left)

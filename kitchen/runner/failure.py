@@ -31,9 +31,7 @@ def describe(error: BaseException) -> Failure:
     """The exception as a `Failure`."""
     told = traceback.TracebackException.from_exception(error)
     _clean(told)
-    text = redacted("".join(told.format()))  # before it is cut: half a secret is not found
-    if len(text) > _LIMIT:
-        text = f"{text[: _LIMIT // 2]}\n… {len(text) - _LIMIT} characters left out …\n{text[-_LIMIT // 2 :]}"
+    text = _told("".join(told.format()))
     kind = type(error)
     name = (
         kind.__qualname__
@@ -41,9 +39,19 @@ def describe(error: BaseException) -> Failure:
         else f"{kind.__module__}.{kind.__qualname__}"
     )
     if isinstance(error, KitchenError):
-        name, hint = name.removeprefix("kitchen.errors."), redacted(error.hint or "")
-        return Failure(name, redacted(error.message), text, hint)
-    return Failure(name, redacted(_message(error)), text)
+        name, hint = name.removeprefix("kitchen.errors."), _told(error.hint or "")
+        return Failure(name, _told(error.message), text, hint)
+    return Failure(name, _told(_message(error)), text)
+
+
+def _told(text: str) -> str:
+    """A text as a log can hold it: without secrets, of valid Unicode, and not too long."""
+    text = redacted(text)  # before it is cut: half a secret is not found
+    text = text.encode("utf-8", "backslashreplace").decode()  # a file's name, say
+    if len(text) > _LIMIT:
+        left = f"… {len(text) - _LIMIT} characters left out …"
+        text = f"{text[: _LIMIT // 2]}\n{left}\n{text[-_LIMIT // 2 :]}"
+    return text
 
 
 def _message(error: BaseException) -> str:

@@ -17,6 +17,7 @@ import logging
 from kitchen.errors import KitchenError
 from kitchen.machine import commands as C
 from kitchen.machine import feeds
+from kitchen.machine.commands import Command
 from kitchen.machine.events import Address
 from kitchen.machine.outstanding import within
 from kitchen.runner.crew import Crew
@@ -25,7 +26,6 @@ from kitchen.runner.perform import Performer
 from kitchen.runner.scope import Scope
 
 _logger = logging.getLogger("kitchen.run")
-_ENDING = (C.LeaveBlock, C.RollBack)
 
 
 class Leaving:
@@ -52,7 +52,7 @@ class Leaving:
 
     async def _leave_block(self, command: C.LeaveBlock) -> Performed:
         block, performer, live = command.address, self._performer, self._scope.live
-        await self._gone(block)
+        await self._gone(block, command)
         try:
             await performer.feeding.leave_all(block)
         except Exception:  # the block has failed already
@@ -77,10 +77,9 @@ class Leaving:
         return Performed(C.BlockLeft(block, touched, reached, lost), {})
 
     async def _roll_back(self, command: C.RollBack) -> Performed:
-        await self._gone(command.block)
+        await self._gone(command.block, command)
         return await self._performer.staging.roll_back(command)
 
-    async def _gone(self, block: Address) -> None:
-        await self._crew.gone(
-            lambda other: not isinstance(other, _ENDING) and within(other.address, block)
-        )
+    async def _gone(self, block: Address, command: Command) -> None:
+        """Wait until nothing else goes on in the block, not even its own inner leaving."""
+        await self._crew.gone(lambda other: other is not command and within(other.address, block))

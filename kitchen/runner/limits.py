@@ -3,12 +3,15 @@
 Rules:
 
 1. What counts is executing time. Between a crash and its resume none passes: a limit that is taken
-   up again has used what the times of the log tell of the processes that ran under it.
+   up again has used what the times of the log tell of the processes that ran under it. A retry in
+   the block counts. What a crash makes the run do again does not, nor does a retry behind the
+   block: neither a kill nor what comes later may spend the time of a block that keeps to it.
 2. Which limits there are is in the state. Nothing here decides anything.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -16,8 +19,10 @@ from typing import Any
 import anyio
 
 from kitchen.log.journal import Journal
+from kitchen.log.reader import fact_of
 from kitchen.machine.events import Address
 from kitchen.machine.state import Limit
+from kitchen.ports.event_store import Record
 
 
 class TimeLimits:
@@ -44,7 +49,7 @@ class TimeLimits:
                 del self._running[address]
         for address, limit in wanted.items():
             if address not in self._running:
-                left = max(limit.seconds - executed(self._journal, limit.entered), 0.0)
+                left = max(limit.seconds - executed(self._journal, limit.entered, address), 0.0)
                 scope = self._host(partial(self._wait, address, limit, left))
                 self._running[address] = limit, scope
 
@@ -68,14 +73,34 @@ class TimeLimits:
             self._wake()
 
 
-def executed(journal: Journal, since: int) -> float:
-    """For how many seconds the run was executed since an event, as far as the log tells."""
+def executed(journal: Journal, since: int, address: Address) -> float:
+    """For how many seconds the block there was executed since an event, as far as the log tells."""
     if since >= journal.state.seq:
         return 0.0
-    total, before = 0, 0
+    before, seqs, totals = 0, [since - 1], [0]
+    resumed = ended = False
     for record in journal.store.read(journal.run, after=since - 1):
-        told: Any = record
-        if before and told.type != "RunResumed":
-            total += max(told.at - before, 0)
-        before = told.at
-    return total / 1e9
+        total, kind = totals[-1], record.type
+        if kind == "RunRewound":
+            if resumed or ended:  # a kill must not spend its time, nor what came behind it
+                kept = max(bisect_right(seqs, to_of(record)), 1)
+                del seqs[kept:], totals[kept:]
+                total, ended = totals[-1], False
+        elif before and kind != "RunResumed" and not ended:
+            total += max(record.at - before, 0)
+        if kind == "TimeLimitEnded" and (record.path, record.visit) == address:
+            ended = True
+        resumed = kind in _COMING_BACK and (resumed or kind == "RunResumed")
+        before = record.at
+        seqs.append(record.seq)
+        totals.append(total)
+    return totals[-1] / 1e9
+
+
+_COMING_BACK = ("RunResumed", "StageInterrupted")  # until the rewind that a crash makes necessary
+
+
+def to_of(record: Record) -> int:
+    """The seq that a rewind goes back to."""
+    event: Any = fact_of(record).event
+    return event.to

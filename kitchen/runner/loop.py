@@ -51,10 +51,12 @@ from kitchen.runner.outcome import Performed
 from kitchen.runner.perform import Performer
 from kitchen.runner.restoring import bring_back
 from kitchen.runner.scope import Scope
+from kitchen.runner.secret import Redacting
 from kitchen.runner.stopping import Requests, preserve, stop
 from kitchen.workflow.ir import AsyncLoopNode
 
 _logger = logging.getLogger("kitchen.run")
+_logger.addFilter(Redacting())
 
 FLUSH_SECONDS = 0.5
 YIELD_SECONDS = 0.02
@@ -95,10 +97,12 @@ class Execution:
 
     def step_all(self, done: Sequence[tuple[Command, Performed]]) -> Sequence[Command]:
         """The same for outcomes that came together, in one append. Those that nobody wants any
-        more are dropped."""
+        more are dropped. One that leads to a rewind comes last, and alone: it needs the past in the
+        log, and what has been committed beside it is remembered."""
         journal = self.scope.journal
         commands: list[Command] = []
         facts: list[Fact] = []
+        back: list[tuple[Command, Performed]] = []
         for command, (outcome, blobs) in done:
             if not is_outstanding(journal.program, journal.state, command):
                 self.performer.drop(command, outcome)
@@ -107,10 +111,8 @@ class Execution:
                 return self.step(outcome, blobs)
             decision = decide(journal.program, journal.state, outcome)
             if any(type(fact.event) is E.RunRewound for fact in decision.facts):
-                if facts:  # a rewind needs the past in the log, and voids what has come with it
-                    journal.commit()
-                    self._observers.facts(facts)
-                return self.step(outcome, blobs)
+                back.append((command, Performed(outcome, blobs)))
+                continue
             journal.stage(decision.facts, blobs, decision.control)
             self._applied(decision.facts)
             facts += decision.facts
@@ -118,6 +120,11 @@ class Execution:
         if facts:
             journal.commit()
             self._observers.facts(facts)
+        for command, outcome in back:
+            if self.rewound:
+                self.performer.drop(command, outcome.outcome)
+            else:
+                commands += self.step_all([(command, outcome)])
         return [c for c in commands if is_outstanding(journal.program, journal.state, c)]
 
     async def drive(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
@@ -145,6 +152,7 @@ class Execution:
 
     async def _perform_all(self, begin: Callable[[], Awaitable[Iterable[Command]]]) -> None:
         with self._hasty:
+            self._notice()  # it may have been cancelled when nobody executed it
             await self._perform_until(list(await begin()))
         if self.scope.journal.state.status != ACTIVE:
             return
@@ -191,16 +199,16 @@ class Execution:
             if not self.rewound and self._is_running(address):
                 self.performer.calls.hurry(address)
                 pending = [c for c in (*pending, *self.step(up)) if self._is_wanted(c)]
+        if self._ending and not self.rewound:
+            self.stop_commands(lambda command: not self._is_wanted(command))
         return pending
 
     async def _turned(self, pending: list[Command]) -> list[Command]:
-        """Something else than the next command follows: what is wanted no more is stopped, time
-        limits begin or end, or the run goes back to its cut."""
+        """Something else than the next command follows: time limits begin or end, or the run goes
+        back to its cut."""
         self._ending = False
         if self.rewound:
             pending = list(await self._take_back())
-        else:
-            self.stop_commands(lambda command: not self._is_wanted(command))
         if self._limiting:
             self._limiting = False
             self._limits.look()

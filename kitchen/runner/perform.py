@@ -17,7 +17,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from kitchen.errors import KitchenError, NotResumableWarning, ResourceError, WorkflowError
+from kitchen.errors import (
+    KitchenError,
+    NotResumableWarning,
+    ResourceError,
+    StoreError,
+    WorkflowError,
+)
 from kitchen.machine import commands as C
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.events import Address, Failure
@@ -82,6 +88,8 @@ class Performer:
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and being_cancelled():
                 raise
+            if isinstance(command, C.SaveCheckpoint) and isinstance(error, StoreError):
+                raise  # no handler's business: nothing can be recorded any more, that included
             ended = True
             attempt = self.calls.open.get(command.address)
             touched = tuple(sorted(attempt.touched)) if attempt is not None else ()
@@ -209,4 +217,5 @@ class Performer:
             lambda: checkpoint.save(names, scope.live, scope.journal)
         )
         scope.live.mark_worked(names, worked=False)
+        self.cut_short.difference_update(names)
         return saved

@@ -356,6 +356,12 @@ class Resources:
         """The live object, for looking only: this does not touch it, so do not change it. Beside
         others, nobody else may touch it, nor what it is tied to."""
         live = self._get(key)
+        if self._attempt.no_peeks and self._live.stateful(live.reach):
+            raise ResourceError(
+                f"{spell(*self._attempt.address)} is being rolled back as the run ends, and "
+                f"{live.name!r}, or what it holds, may be half changed",
+                hint="put what a rollback needs into ctx.state",
+            )
         self._attempt.touch(live.reach, peeks=True)
         return live.value
 

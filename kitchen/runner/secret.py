@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import os
 import re
 import threading
@@ -238,3 +239,18 @@ def redacted(text: str) -> str:
     """A text in which each known value is replaced by stars."""
     search = _known.search
     return search.sub(STARS, text) if search is not None else text
+
+
+class Redacting(logging.Filter):
+    """Takes known secrets out of what kitchen itself logs, tracebacks included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always lets the record pass, without secrets."""
+        text = record.getMessage()
+        if redacted(text) != text:
+            record.msg, record.args = redacted(text), ()
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            if redacted(trace) != trace:
+                record.exc_text, record.exc_info = redacted(trace), None
+        return True

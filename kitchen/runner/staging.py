@@ -212,6 +212,7 @@ class Staging:
         assert isinstance(node, StageNode)
         attempt = self._calls.attempt(address, 0, "rollback")
         attempt.only_peeks = "is being rolled back"
+        attempt.no_peeks = failing.ends == "run"  # what it would see may be half changed
         try:
             if address in state.core.control.active:  # its loops are still there
                 await self._surroundings.ensure(address)

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, cast
 
 from kitchen.errors import KitchenError, NotResumable, RunMismatch
 from kitchen.log.journal import Journal
-from kitchen.log.reader import was_compensated
 from kitchen.machine import commands as C
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
@@ -138,6 +137,8 @@ async def start(
     async def begin() -> Sequence[Command]:
         return execution.step(C.Start(started))
 
+    cancelling.forget(store, run_id)  # one that was left by mistake, of a run that is no more
+
     await _drive(execution, options, begin)
     return Ended(journal, execution.cause)
 
@@ -158,7 +159,7 @@ async def take_up_run(
     journal, changes = open_journal(store, run_id, workflow)
     if journal.state.status in ("completed", "cancelled"):
         return Ended(journal)
-    if was_compensated(store, run_id, journal.state):
+    if journal.state.is_taken_back:
         raise NotResumable(
             f"run {run_id!r} has failed, and its completed stages were rolled back",
             hint="there is nothing to go on from: start another run, under another id",
@@ -178,12 +179,14 @@ async def _drive(
     execution: Execution, options: Options, begin: Callable[[], Awaitable[Iterable[Command]]]
 ) -> None:
     execution.requests.grace = options.grace
-    cancelling.forget(execution.scope.journal.store, execution.scope.run_id)
     if options.signals and can_listen():
         with listening(execution, quiet=options.quiet):
             await execution.drive(begin)
     else:
         await execution.drive(begin)
+    journal = execution.scope.journal
+    if journal.state.status in ("completed", "cancelled", "failed"):
+        cancelling.forget(journal.store, journal.run)
 
 
 def _check_workers(workflow: Workflow[Any, Any], config: Any) -> None:

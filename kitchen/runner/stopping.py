@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from kitchen.runner.loop import Execution
 
 _logger = logging.getLogger("kitchen.run")
-_WAITING = (C.PullItem, C.Produce, C.AwaitRetry)
+_IDLE = (C.PullItem, C.AwaitRetry)
+_WAITING = (*_IDLE, C.Produce)  # what a producer makes now is made again by whoever resumes
 GRACE = 30.0
 
 
@@ -75,6 +76,8 @@ async def stop(execution: Execution) -> None:
     try:
         if _is_whole(execution):
             execution.step(C.CheckpointWritten(None, await performer.save()))
+    except KitchenError:
+        _logger.exception("run %s: nothing is saved", execution.scope.run_id)
     finally:  # without the checkpoint the run is rewound when it is resumed
         execution.step(C.Interrupt(requests.signal, begun))
 
@@ -83,7 +86,7 @@ async def preserve(execution: Execution) -> Sequence[Command]:
     """Save everything where the run stands; the commands to go on with."""
     execution.requests.checkpoint = False
     journal = execution.scope.journal
-    await _quiet(execution)
+    await _quiet(execution, _IDLE)
     if execution.rewound or journal.state.status != ACTIVE:
         return ()
     if _is_whole(execution):
@@ -94,6 +97,8 @@ async def preserve(execution: Execution) -> Sequence[Command]:
         else:
             _logger.warning("run %s: saved, as it was asked to", journal.run)
             return execution.step(C.Preserved(saved))
+    else:
+        _logger.warning("run %s: there was nothing to save, or something half done", journal.run)
     return list(outstanding(journal.program, journal.state))
 
 
@@ -105,9 +110,9 @@ def _is_whole(execution: Execution) -> bool:
     return bool(state.dirty) and not (control.halted or control.failing or half)
 
 
-async def _quiet(execution: Execution) -> None:
+async def _quiet(execution: Execution, waiting: tuple[type[Any], ...] = _WAITING) -> None:
     """Let what is being performed come to its end; what only waits is stopped."""
     state = execution.scope.journal.state
-    execution.stop_commands(lambda command: isinstance(command, _WAITING))
+    execution.stop_commands(lambda command: isinstance(command, waiting))
     while not execution.idle and state.status == ACTIVE and not execution.rewound:
         await execution.take_outcomes()

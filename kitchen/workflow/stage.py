@@ -44,9 +44,9 @@ class Stage(ABC):
         """Called after this stage has failed for good; a plain or an `async` method.
 
         `error` is a `kitchen.Failure`: the exception as text, the same live and after a crash. It
-        may change `ctx.state`, and only peek at stateful resources. It may be called more than
-        once. With `@workflow(compensate=True)` it is also called when a later stage has failed
-        the run.
+        may change `ctx.state`, and only peek at stateful resources (where the run ends, not even
+        that). It may be called more than once. With `@workflow(compensate=True)` it is also called
+        when a later stage has failed the run.
         """
 
 

@@ -129,7 +129,7 @@ def holds(state: State) -> set[str]:
         "limits": control.limits,
         "tries": state.tries,
         "verdicts": state.verdicts,
-        "done": state.core.done,
+        "done": list(state.done),
         "waits": [place for place in control.active.values() if place.waits],
         "once": [each for each in state.memo.values() if isinstance(each, Once)],
     }

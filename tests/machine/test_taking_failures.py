@@ -148,11 +148,10 @@ def test_a_parallel_that_is_caught_leaves_nothing_also_not_of_its_over() -> None
         found.live["r"] = 1
         found.step(C.BranchesOpened(Address("p"), 2, E.RangeItems(2), touched))
         found.step(raised(Address("p/a", (1,))))
-        found.step(C.BlockLeft(Address("p")))
         assert found.rewound == bool(touched)
         if touched:
             assert found.bring_back() == [C.LeaveBlock(Address("p"))]
-            found.step(C.BlockLeft(Address("p")))
+        found.step(C.BlockLeft(Address("p")))
         assert found.state.dirty == ()
         assert (found.state.core.claims, found.state.core.overlays) == ({}, {})
         assert found.asked_for == {("CloseResources", C.CloseResources(RUN, ("r",)))}
@@ -345,19 +344,45 @@ def test_a_run_that_fails_rolls_back_what_was_completed_the_last_first() -> None
         assert told(again, E.StageRolledBack) == [("StageRolledBack", name) for name in "cba"]
 
 
-def test_a_hook_that_kills_its_process_is_given_up() -> None:
-    """And the run still ends, whatever else had died before."""
-    found = begun(stage("a", rollback=True), HandlerNode("h"), stage("b"))
-    for _ in range(5):  # the body kills it
+def died(found: FaultyWorld) -> FaultyWorld:
+    """Killed, and resumed, until the run has ended."""
+    for _ in range(30):
+        if found.state.status == "failed":
+            return found
         found = killed(found, len(found.log))
         found.resume()
-    assert found.state.core.control.failing[A].failure.type == "CrashBudgetSpent"
-    asked: Any = [C.RollBack(A, A)]
-    for _ in range(5):
-        assert asked == [C.RollBack(A, A)]
-        found = killed(found, len(found.log))
-        asked = found.resume()
-    assert asked == [C.LeaveBlock(A)]
+    raise AssertionError("it goes on for ever")
+
+
+@pytest.mark.parametrize("taker", ["handler", "skip", "branch"])
+def test_what_kills_its_process_is_taken_by_nobody_and_goes_on_once_resumed(taker: str) -> None:
+    """What comes out must not depend on how often somebody killed it."""
+    alone = stage("a", on_error="skip" if taker == "skip" else "fail")
+    body: tuple[Any, ...] = (alone, HandlerNode("h")) if taker == "handler" else (alone,)
+    if taker == "branch":
+        body = (ParallelNode("p", (alone, stage("b")), max_concurrency=1, on_error="finish"),)
+    found = begun(*body)
+    if taker == "branch":
+        found.step(C.BranchesOpened(Address("p"), 1))
+    at = Address("p/a") if taker == "branch" else A
+    found = died(found)
+    failure = found.log[-1]
+    assert isinstance(failure.event, E.RunFailed)
+    assert (failure.event.failure.type, failure.path) == ("CrashBudgetSpent", at.path)
+    (again,) = found.resume()
+    assert isinstance(again, C.RunStage)
+    assert again.address == at
+
+
+def test_a_hook_that_kills_its_process_ends_the_run_and_goes_on_once_resumed() -> None:
+    found = begun(stage("a", rollback=True), HandlerNode("h"), stage("b"))
+    assert found.step(raised(A)) == [C.RollBack(A, A)]
+    found = died(found)
+    assert found.resume() == [C.RollBack(A, A)]
+    assert found.step(C.RolledBack(A, A)) == [C.LeaveBlock(A)]
+
+
+def test_a_hook_of_a_run_that_ends_is_given_up_if_it_kills_its_process() -> None:
     run = begun(stage("a", rollback=True), stage("b", rollback=True), compensate=True)
     run.step(C.StageSucceeded(A, 1))
     run.step(raised(B))

@@ -157,7 +157,9 @@ class Unsavable(Box):
         raise RuntimeError("on fire")
 
 
-def test_what_cannot_be_saved_is_told_and_the_run_is_interrupted_all_the_same() -> None:
+def test_what_cannot_be_saved_is_told_and_the_run_is_interrupted_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def stop_once(ctx: Any) -> None:
         if not ctx.incarnation:
             stopping()(ctx)
@@ -169,8 +171,9 @@ def test_what_cannot_be_saved_is_told_and_the_run_is_interrupted_all_the_same() 
         wf.stage("after", lambda ctx: None)
 
     workflow, store = flow(build), MemoryStore()
-    with pytest.raises(kitchen.ResourceError, match="on fire"):
+    with pytest.raises(kitchen.RunInterrupted):
         done(workflow, store=store)
+    assert "on fire" in caplog.text
     assert History(store, "r").status == "interrupted"
     assert kitchen.resume("r", workflow, store=store).state == {"v": 1}
     assert of_type(store, "RunRewound")
