@@ -36,7 +36,6 @@ from kitchen.machine.state import ACTIVE, Fork, Once, Place, State, Verdict
 from kitchen.workflow.ir import StreamLoopNode, TimeoutNode
 
 # Events without fields, made once.
-STARTED, COMPLETED = E.StageStarted(), E.StageCompleted()
 _TAKEN, _EXITED, _STALE = E.ItemTaken(), E.LoopExited(), E.ItemDiscarded()
 _ENTERED, _STOPPED = E.LoopEntered(E.OpenItems()), E.ConditionEvaluated(True)
 _BEGUN, _FINISHED, _JOINED = E.BranchStarted(), E.BranchCompleted(), E.BranchesJoined()
@@ -242,7 +241,7 @@ class Draft:
             failures.end(self, address, died_too_often(times))
             return ()
         if attempt:
-            self.emit(STARTED, *address, attempt)
+            self.emit(stages.STARTED, *address, attempt)
         self.commands.append(command)
         return ()
 

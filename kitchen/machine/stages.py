@@ -34,7 +34,8 @@ from kitchen.workflow.ir import Retries, StageNode
 if TYPE_CHECKING:
     from kitchen.machine.draft import Draft
 
-_STARTED, _COMPLETED = E.StageStarted(), E.StageCompleted()
+# Events without fields, made once.
+STARTED, _COMPLETED = E.StageStarted(), E.StageCompleted()
 
 
 def begin(draft: Draft, address: Address, place: Place) -> tuple[Address, ...]:
@@ -74,7 +75,7 @@ def _known(draft: Draft, address: Address, place: Place, known: Once) -> tuple[A
         draft.fail(address, clash)
         return ()
     number = place.attempt + 1
-    draft.emit(_STARTED, path, visit, number)
+    draft.emit(STARTED, path, visit, number)
     for effect in known.effects:
         draft.emit(effect, path, visit, number)
     return draft.emit(E.StageCompleted(known=True), path, visit, number)

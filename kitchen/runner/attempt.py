@@ -48,9 +48,9 @@ _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 class Attempt:
     """What user code reads and writes while a stage, a predicate, an `over` or a factory runs.
 
-    `only_peeks`: why it may touch no stateful resource, if it may not. `left_behind`: it was
-    ended by us, and what it does may go on. `limit`: the cancel scope of its timeout, if it has one. `late`:
-    the time limit of a block around it has passed.
+    `only_peeks`: why it may touch no stateful resource, if it may not; `no_peeks`: nor look at any.
+    `left_behind`: it was ended by us, and what it does may go on. `limit`: the cancel scope of its
+    timeout, if it has one. `late`: the time limit of a block around it has passed.
     """
 
     def __init__(

@@ -81,7 +81,8 @@ class Execution:
         self._crew: Crew
         self._limits: TimeLimits
         self._hasty = anyio.CancelScope()
-        self._ending = self._limiting = False
+        self._ending = False
+        self._limiting = True  # a run that is taken up may have limits
         self._failure: E.Failure | None = None
         self._observers = Observers(scope, observers)
 
@@ -249,10 +250,6 @@ class Execution:
     def idle(self) -> bool:
         """Whether nothing is being performed, and no outcome waits."""
         return self._crew.idle
-
-    def arm_limits(self) -> None:
-        """Have the time limits run that the state holds."""
-        self._limits.look()
 
     def _is_wanted(self, command: Command) -> bool:
         journal = self.scope.journal

@@ -134,9 +134,7 @@ async def take_up(
     execution.rewound = False  # nothing is open yet
     if scope.journal.state.status != "running":
         return ()  # the crash budget is spent
-    commands = await bring_back(execution)
-    execution.arm_limits()
-    return commands
+    return await bring_back(execution)
 
 
 def _workflow_changed(scope: Scope, changed: tuple[str, ...]) -> E.WorkflowChanged:
