@@ -6,7 +6,10 @@ The public names, by floor:
   `Secret`
 - what user code is handed: `Context`, `Failure`
 - make it happen: `run`, `resume`, `run_async`, `resume_async`, `cancel`, `Run`
-- what happened: `history`, `History`
+- go another way: `plan_resume`, `ResumePlan`, `fork`, `check_runs`
+- what happened: `history`, `History`, `replay`, `replay_async`, `Replay`, `Divergence`, `diff`,
+  `Diff`
+- what is kept: `collect_runs`, `export_run`, `import_run`
 - what can go wrong: everything in `kitchen.errors`, each by its name here too
 """
 
@@ -41,6 +44,7 @@ from kitchen.errors import (
     RunExists,
     RunHeld,
     RunInterrupted,
+    RunInUse,
     RunLost,
     RunMismatch,
     StageRefused,
@@ -66,11 +70,17 @@ from kitchen.workflow.stage import Resource, Stage
 
 if TYPE_CHECKING:
     from kitchen.adapters.event_store import StoreLike
-    from kitchen.api import cancel, resume, resume_async, run, run_async
+    from kitchen.api.keeping import collect_runs, export_run, import_run
+    from kitchen.api.reading import diff, replay, replay_async
+    from kitchen.api.running import cancel, resume, resume_async, run, run_async
+    from kitchen.api.turning import check_runs, fork, plan_resume
     from kitchen.ended import Run
+    from kitchen.history.diff import Diff
     from kitchen.history.history import History
+    from kitchen.history.replay import Divergence, Replay
     from kitchen.machine.parts import Failure
     from kitchen.runner.context import Context
+    from kitchen.runner.planning import ResumePlan
 
 __version__ = "0.1.0"
 
@@ -81,6 +91,8 @@ __all__ = [
     "Context",
     "CorruptStore",
     "CorruptValue",
+    "Diff",
+    "Divergence",
     "EffectUndecided",
     "Failure",
     "Fatal",
@@ -94,14 +106,17 @@ __all__ = [
     "KitchenError",
     "NotResumable",
     "NotResumableWarning",
+    "Replay",
     "Resource",
     "ResourceError",
+    "ResumePlan",
     "Retry",
     "Run",
     "RunCancelled",
     "RunError",
     "RunExists",
     "RunHeld",
+    "RunInUse",
     "RunInterrupted",
     "RunLost",
     "RunMismatch",
@@ -123,8 +138,17 @@ __all__ = [
     "WorkflowChanged",
     "WorkflowError",
     "cancel",
+    "check_runs",
+    "collect_runs",
+    "diff",
     "errors",
+    "export_run",
+    "fork",
     "history",
+    "import_run",
+    "plan_resume",
+    "replay",
+    "replay_async",
     "resume",
     "resume_async",
     "run",
@@ -134,14 +158,27 @@ __all__ = [
 
 _LAZY = {
     "Context": "kitchen.runner.context",
+    "Diff": "kitchen.history.diff",
+    "Divergence": "kitchen.history.replay",
     "Failure": "kitchen.machine.parts",
     "History": "kitchen.history.history",
+    "Replay": "kitchen.history.replay",
+    "ResumePlan": "kitchen.runner.planning",
     "Run": "kitchen.ended",
-    "cancel": "kitchen.api",
-    "resume": "kitchen.api",
-    "resume_async": "kitchen.api",
-    "run": "kitchen.api",
-    "run_async": "kitchen.api",
+    "cancel": "kitchen.api.running",
+    "check_runs": "kitchen.api.turning",
+    "collect_runs": "kitchen.api.keeping",
+    "diff": "kitchen.api.reading",
+    "export_run": "kitchen.api.keeping",
+    "fork": "kitchen.api.turning",
+    "import_run": "kitchen.api.keeping",
+    "plan_resume": "kitchen.api.turning",
+    "replay": "kitchen.api.reading",
+    "replay_async": "kitchen.api.reading",
+    "resume": "kitchen.api.running",
+    "resume_async": "kitchen.api.running",
+    "run": "kitchen.api.running",
+    "run_async": "kitchen.api.running",
 }
 
 
@@ -150,7 +187,7 @@ def history(run_id: str, *, store: StoreLike = None) -> History:
 
     Raises `UnknownRun`, `StoreError`.
     """
-    from kitchen.api import open_history
+    from kitchen.api.reading import open_history
 
     return open_history(run_id, store=store)
 

@@ -45,6 +45,7 @@ The tree::
     └── StoreError (OSError)                  the store cannot be opened, read or written
         ├── ForeignStore                      not a store, or made by a newer version
         ├── CorruptStore                      damaged or edited
+        ├── RunInUse                          it has forks, which would lose their beginning
         └── BlobLost                          a large value is not where it should be
 
 and one warning, `NotResumableWarning` (UserWarning).
@@ -224,6 +225,10 @@ class ForeignStore(StoreError):
 
 class CorruptStore(StoreError):
     """The store is damaged, or was edited."""
+
+
+class RunInUse(StoreError):
+    """A run cannot be removed, as others are forks of it."""
 
 
 class BlobLost(StoreError):

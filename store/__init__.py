@@ -12,6 +12,7 @@ from store.errors import (
     HeadMoved,
     NotAStore,
     RunExists,
+    RunForked,
     RunLocked,
     StoreBusy,
     StoreClosed,
@@ -21,12 +22,13 @@ from store.errors import (
     StoreUnwritable,
     UnfitFilesystem,
     UnknownRun,
+    UnknownSeq,
 )
 from store.lease import Lease
 from store.log import SqliteStore, open_store
 from store.memory import MemoryStore
 from store.protocol import BlobStore, EventStore
-from store.records import Durability, Finding, NewEvent, Owner, Record, RunInfo
+from store.records import Durability, Finding, NewEvent, Owner, Record, Removed, RunInfo
 
 __all__ = [
     "BlobCorrupt",
@@ -45,7 +47,9 @@ __all__ = [
     "NotAStore",
     "Owner",
     "Record",
+    "Removed",
     "RunExists",
+    "RunForked",
     "RunInfo",
     "RunLocked",
     "SqliteStore",
@@ -57,6 +61,7 @@ __all__ = [
     "StoreUnwritable",
     "UnfitFilesystem",
     "UnknownRun",
+    "UnknownSeq",
     "digest_of",
     "open_store",
 ]

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store.errors import BlobCorrupt, BlobMissing, from_os
+from store.references import may_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _TEMPORARY = ".tmp-"
@@ -127,6 +128,19 @@ class FileBlobs:
             raise BlobCorrupt(digest, path, found, named_by)
         return data
 
+    def document(self, digest: str) -> bytes:
+        """What a blob holds if it may name others, unchecked; else, or where it is gone, nothing.
+
+        Of most blobs only the beginning is read.
+        """
+        path = self.path(digest)
+        try:
+            return _read_file(path, may_name) or b""
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise from_os(error, path) from error
+
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
 
@@ -144,13 +158,15 @@ class FileBlobs:
             if _DIGEST.match(digest):
                 yield digest
 
-    def remove(self, digest: str, *, older_than: float = 0.0) -> bool:
-        """Remove a blob unless it was put within the last `older_than` seconds."""
+    def remove(self, digest: str, *, older_than: float = 0.0, dry_run: bool = False) -> bool:
+        """Remove a blob unless it was put within the last `older_than` seconds; whether it goes."""
         path = self.path(digest)
         try:
-            if older_than and time.time() - path.stat().st_mtime < older_than:
+            since = path.stat().st_mtime
+            if older_than and time.time() - since < older_than:
                 return False
-            path.unlink()
+            if not dry_run:
+                path.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -184,6 +200,10 @@ class MemoryBlobs:
             raise BlobCorrupt(digest, None, found, named_by)
         return data
 
+    def document(self, digest: str) -> bytes:
+        """What a blob holds, unchecked; nothing where it is gone."""
+        return self._blobs.get(checked(digest), b"")
+
     def has(self, digest: str) -> bool:
         return checked(digest) in self._blobs
 
@@ -195,18 +215,21 @@ class MemoryBlobs:
     def digests(self) -> Iterator[str]:
         yield from sorted(self._blobs)
 
-    def remove(self, digest: str, *, older_than: float = 0.0) -> bool:
+    def remove(self, digest: str, *, older_than: float = 0.0, dry_run: bool = False) -> bool:
         """Remove a blob; nothing in memory has an age, so `older_than` above 0 keeps it."""
-        if older_than:
-            return False
+        if older_than or dry_run:
+            return not older_than and checked(digest) in self._blobs
         return self._blobs.pop(checked(digest), None) is not None
 
     def copy(self) -> MemoryBlobs:
         return MemoryBlobs(dict(self._blobs))
 
 
-def _read_file(path: Path) -> bytes | None:
-    """What a plain file holds; None for a link, a device or a pipe, which might never end."""
+def _read_file(path: Path, wanted: Callable[[bytes], bool] | None = None) -> bytes | None:
+    """What a plain file holds; None for a link, a device or a pipe, which might never end.
+
+    None also where its beginning is not `wanted`.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -214,7 +237,9 @@ def _read_file(path: Path) -> bytes | None:
             return None
         raise
     with os.fdopen(fd, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or (wanted and not wanted(file.peek(1))):
+            return None
+        return file.read()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,7 +27,7 @@ from store.errors import (
 )
 from store.filesystem import refuse_network
 from store.records import durability_of
-from store.schema import is_current, migrate, refuse_views
+from store.schema import VERSION, migrate, refuse_views, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -81,9 +81,15 @@ class Gate:
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
-        """An immediate transaction: committed at the end of the block, or never begun."""
+        """An immediate transaction: committed at the end of the block, or never begun.
+
+        A block within another one is a part of its transaction.
+        """
         with self.lock:
             self.check(writing=True)
+            if self.raw.in_transaction:
+                yield self.raw
+                return
             try:
                 self.raw.execute("BEGIN IMMEDIATE")
                 try:
@@ -92,6 +98,16 @@ class Gate:
                 except BaseException:
                     self.rollback()
                     raise
+            except SQL_ERRORS as error:
+                raise self.translated(error) from error
+
+    def vacuum(self) -> None:
+        """Write the file anew without what is free in it, and give the space back."""
+        with self.lock:
+            self.check(writing=True)
+            try:
+                self.raw.execute("VACUUM")
+                self.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except SQL_ERRORS as error:
                 raise self.translated(error) from error
 
@@ -191,7 +207,7 @@ def _make_current(raw: sqlite3.Connection, path: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            current = is_current(raw, path)
+            current = version_of(raw, path) == VERSION
             if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 if mode != "wal":
@@ -216,7 +232,7 @@ def _code(error: sqlite3.Error) -> int:
 def _readable(raw: sqlite3.Connection, path: Path, timeout: float) -> sqlite3.Connection:
     """The connection, or one without WAL where the folder allows none and none is needed."""
     try:
-        current = is_current(raw, path)
+        version = version_of(raw, path)
     except sqlite3.OperationalError as error:
         wal = path.with_name(path.name + "-wal")
         code = _code(error)
@@ -233,11 +249,11 @@ def _readable(raw: sqlite3.Connection, path: Path, timeout: float) -> sqlite3.Co
         raw.close()
         raw = _connect(path, "ro&immutable=1", timeout)
         try:
-            current = is_current(raw, path)
+            version = version_of(raw, path)
         except BaseException:
             raw.close()
             raise
-    if not current:
+    if not version:
         raw.close()
         raise StoreError(
             f"The store {path} is empty or of an older format, and opening it for reading changes "

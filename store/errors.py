@@ -9,6 +9,8 @@ of a mistake in a call (`ProgrammingError`, `InterfaceError`) is none of a store
     StoreError (Exception)
     ├── UnknownRun (LookupError)              no run of that name in this store
     ├── RunExists (ValueError)                a run of that name is there already
+    ├── UnknownSeq (LookupError)              a run has no event with that seq
+    ├── RunForked (RuntimeError)              runs that are not to be removed share its events
     ├── HeadMoved (RuntimeError)              the log is not where the appender believed it to be
     ├── RunLocked (RuntimeError)              another owner holds the run
     ├── StoreMissing (FileNotFoundError)      no file there, and none was to be created
@@ -67,6 +69,25 @@ class RunExists(StoreError, ValueError):
         )
 
 
+class UnknownSeq(StoreError, LookupError):
+    def __init__(self, run: str, seq: int, head: int, where: str) -> None:
+        self.run, self.seq, self.head = run, seq, head
+        super().__init__(
+            f"Run {run!r} in {where} has no event with seq {seq}: its last one is {head}. "
+            "Name a seq that it has."
+        )
+
+
+class RunForked(StoreError, RuntimeError):
+    def __init__(self, forks: dict[str, list[str]], where: str) -> None:
+        self.forks = forks
+        which = "; ".join(f"run {run!r} to {_listing(names)}" for run, names in forks.items())
+        super().__init__(
+            f"Nothing was removed from {where}: forks need the events of what they were forked of "
+            f"({which}). Remove the forks as well, or keep both."
+        )
+
+
 class HeadMoved(StoreError, RuntimeError):
     def __init__(self, run: str, expected: int, found: int) -> None:
         self.run, self.expected, self.found = run, expected, found
@@ -75,6 +96,8 @@ class HeadMoved(StoreError, RuntimeError):
                 "another process has appended: this one no longer owns the run. "
                 "Stop here, and resume the run from what the log holds now"
             )
+        elif found == expected:
+            why = "that is another run of the same name, made after this one was removed. Stop here"
         else:
             why = (
                 "events that this process had seen are gone from the file: it was replaced by an "

@@ -4,8 +4,8 @@ Rules: SQLite's own check comes first, then the text of the schema, whose trigge
 recorded. Text that is no UTF-8 is read as bytes, so that it is found by its chain instead of
 stopping the reader; what SQLite itself cannot read is a finding at the seq behind the last one that
 it could. Seals, and which snapshot is the last, are read before the events, so that a writer at
-work causes no finding. Bodies of snapshots are read one at a time. Clock times are in no chain:
-that one was changed is not found.
+work causes no finding. Bodies of snapshots are read one at a time. Of a fork alone, its parents are
+checked as far as it shares them. Clock times are in no chain: that one was changed is not found.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from store import verify
 from store.errors import CorruptLog, StoreError
+from store.lineage import MASK, Lineage, Part
 from store.records import Finding, genesis
-from store.schema import statements
+from store.schema import RUN_PATH_NUMBER, statements
 from store.verify import RawEvent, RawSnapshot, Sealed, Verifier
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
     from store.blobs import FileBlobs
     from store.connection import Gate
+    from store.lineage import Lineages
 
 _CHUNK = 2048
-_MASK = (1 << 32) - 1
 _RUNS = (
     "SELECT no, CAST(run AS BLOB), CAST(name AS BLOB), typeof(created_at), "
     "sealed_seq, sealed_chain, "
     "coalesce((SELECT max(seq) FROM snapshots WHERE snapshots.run = runs.no), 0) "
-    "FROM runs WHERE ?1 IS NULL OR run = ?1 ORDER BY no"
+    "FROM runs WHERE ?1 IS NULL OR no = ?1 ORDER BY no"
 )
 _EVENTS = (
     "SELECT e.id, t.name, p.name, e.visit, e.attempt, e.payload, e.chain "
@@ -54,48 +55,101 @@ _STRAY = (
     "SELECT id >> 32, count(*) FROM events WHERE NOT EXISTS "
     "(SELECT 1 FROM runs WHERE no = id >> 32) GROUP BY 1"
 )
+_STRAY_FORKS = "SELECT no FROM forks WHERE no NOT IN (SELECT no FROM runs)"
 
 
-def inspect(gate: Gate, blobs: FileBlobs, run: str | None) -> list[Finding]:
+def inspect(gate: Gate, lines: Lineages, blobs: FileBlobs, run: str | None) -> list[Finding]:
     gate.check()
     findings: list[Finding] = []
     if run is None:
-        findings += _integrity(gate)
+        findings += _integrity(gate, lines)
     try:
-        runs = gate.rows(_RUNS, (run,))
+        chosen: dict[int | None, int] = {None: MASK}  # run number -> the last seq to check
+        if run is not None:
+            no = lines.number(run)
+            chosen = {part.no: part.until for part in _line(lines, no, run, []).parts}
+        rows = [(row, until) for no, until in chosen.items() for row in gate.rows(_RUNS, (no,))]
     except StoreError as error:
         return [*findings, _unreadable(error, run)]
     verifier = Verifier(blobs)
-    for no, run_bytes, title, clock, seq, chain, snapshot in runs:
-        trouble: list[Finding] = []
-        name = _text(run_bytes)
-        if clock != "integer" or title is None or _text(title).encode() != title:
-            findings.append(Finding("head", name, None, "the row of the run is damaged"))
-        sealed = Sealed(_number(seq), chain or b"", _number(snapshot))
-        events = _events(gate, name, no << 32, no << 32 | _MASK, trouble)
-        findings += verifier.check(name, events, sealed, _snapshots(gate, no, name, trouble))
-        findings += trouble
+    for row, until in rows:
+        findings += _inspect_one(gate, lines, verifier, row, until)
     return findings
 
 
-def follow(gate: Gate, no: int, run: str, after: int, until: int | None) -> list[Finding]:
-    gate.check()
-    after = max(0, min(after, _MASK))
-    low = no << 32
+def _inspect_one(
+    gate: Gate, lines: Lineages, verifier: Verifier, row: Any, until: int
+) -> list[Finding]:
+    no, run_bytes, title, clock, seq, chain, snapshot = row
+    findings: list[Finding] = []
     trouble: list[Finding] = []
+    name = _text(run_bytes)
+    if clock != "integer" or title is None or _text(title).encode() != title:
+        findings.append(Finding("head", name, None, "the row of the run is damaged"))
+    line = _line(lines, no, name, findings)
+    own = line.own
+    sealed = Sealed(_number(seq), chain or b"", _number(snapshot))
+    start: bytes | None = genesis(name)
     try:
-        seq, chain = gate.rows(_SEAL, (no,))[0]
-        head = (gate.rows(_HEAD, (low, low | _MASK))[0][0] or 0) & _MASK
-        rows = gate.rows(_CHAIN, (low | after,)) if after else [(genesis(run),)]
+        if own.after:
+            start = _chain_at(gate, line, own.after)
+            start = start if start is None else line.grafted(own.after, start)
+        if until < MASK:
+            last = min(sealed.seq, until)
+            sealed = (
+                Sealed(last, sealed.chain, 0)
+                if last < until
+                else Sealed(until, _chain_at(gate, line, until) or b"", 0)
+            )
     except StoreError as error:
-        return [_unreadable(error, run)]
+        return [*findings, _unreadable(error, name)]
+    events = _events(gate, own.key(own.after), own.key(until), name, trouble)
+    snapshots = _snapshots(gate, no, name, trouble)
+    findings += verifier.check(line, start, events, sealed, snapshots)
+    return findings + trouble
+
+
+def _line(lines: Lineages, no: int, run: str, findings: list[Finding]) -> Lineage:
+    """The parts of a run; its own alone, and a finding, where it is not known what it shares."""
+    try:
+        return lines.of(no, run)
+    except StoreError as error:
+        what = error.what if isinstance(error, CorruptLog) else str(error)
+        findings.append(Finding("head", run, None, what))
+        return Lineage((Part(no, run, 0, MASK),))
+
+
+def _chain_at(gate: Gate, line: Lineage, seq: int) -> bytes | None:
+    rows = gate.rows(_CHAIN, (line.owner(seq).key(seq),))
+    return _chain(rows[0][0]) if rows else None
+
+
+def follow(gate: Gate, lines: Lineages, run: str, after: int, until: int | None) -> list[Finding]:
+    gate.check()
+    after = max(0, min(after, MASK))
+    trouble: list[Finding] = []
+    line = _line(lines, lines.number(run), run, trouble)
+    if trouble:
+        return trouble
+    own = line.own
+    try:
+        # none where the run was removed a moment ago
+        seq, chain = (gate.rows(_SEAL, (own.no,)) or [(0, b"")])[0]
+        last = gate.rows(_HEAD, (own.key(0), own.key(MASK)))[0][0]
+        head = own.after if last is None else last & MASK
+        start = _chain_at(gate, line, after) if after else genesis(line.root)
+    except StoreError as error:
+        return [_unreadable(error, own.run)]
+    stop = head if until is None else min(head, until)
     findings = verify.follow(
-        run,
-        _events(
-            gate, run, low | after, low | (head if until is None else min(head, until)), trouble
+        line,
+        (
+            event
+            for low, high in line.between(after, stop)
+            for event in _events(gate, low, high, own.run, trouble)
         ),
         after=after,
-        start=_chain(rows[0][0]) if rows else None,
+        start=start,
         head=head,
         until=until,
         sealed=Sealed(_number(seq), chain or b"", 0),
@@ -103,13 +157,16 @@ def follow(gate: Gate, no: int, run: str, after: int, until: int | None) -> list
     return [*findings, *trouble]
 
 
-def _integrity(gate: Gate) -> Iterator[Finding]:
+def _integrity(gate: Gate, lines: Lineages) -> Iterator[Finding]:
     try:
         for (line,) in gate.rows("PRAGMA integrity_check"):
             if line != "ok":
                 yield Finding("integrity", None, None, f"SQLite's integrity check says: {line}")
         found = dict(gate.rows("SELECT name, CAST(sql AS BLOB) FROM sqlite_master"))
-        for name, text in statements().items():
+        version = gate.rows("PRAGMA user_version")[0][0]
+        numbers = gate.rows(RUN_PATH_NUMBER)
+        expected = statements(version, numbers[0][0] if numbers else None)
+        for name, text in expected.items():
             if found.get(name) != text.encode():
                 kind = text.split()[1].lower()
                 what = f"the {kind} {name} is gone, or not what it was made as"
@@ -117,6 +174,8 @@ def _integrity(gate: Gate) -> Iterator[Finding]:
         for no, count in gate.rows(_STRAY):
             what = f"{count} events belong to run number {no}, whose row is gone"
             yield Finding("head", None, None, what)
+        for (no,) in gate.rows(_STRAY_FORKS) if lines.has_forks() else ():
+            yield Finding("head", None, None, f"run number {no} is a fork, and its row is gone")
     except StoreError as error:
         yield _unreadable(error, None)
 
@@ -127,7 +186,7 @@ def _unreadable(error: StoreError, run: str | None, seq: int | None = None) -> F
 
 
 def _events(
-    gate: Gate, run: str, low: int, high: int, trouble: list[Finding]
+    gate: Gate, low: int, high: int, run: str, trouble: list[Finding]
 ) -> Iterator[RawEvent]:
     """The events with keys above `low`, up to and with `high`."""
     while True:
@@ -139,10 +198,10 @@ def _events(
                 sound = False
                 rows = gate.rows(_EVENTS_AS_BYTES, (low, high, _CHUNK))
         except StoreError as error:
-            trouble.append(_unreadable(error, run, (low & _MASK) + 1))
+            trouble.append(_unreadable(error, run, (low & MASK) + 1))
             return
         for id_, *rest in rows:
-            yield RawEvent(id_ & _MASK, *rest) if sound and _is_sound(rest) else _raw(id_, *rest)
+            yield RawEvent(id_ & MASK, *rest) if sound and _is_sound(rest) else _raw(id_, *rest)
         if len(rows) < _CHUNK:
             return
         low = rows[-1][0]
@@ -160,7 +219,7 @@ def _raw(
     """An event whose columns hold what they should not."""
     kind, place = (None if name is None else _text(name) for name in (type_, path))
     rest = _text(visit), attempt, _text(payload), _chain(chain)
-    return RawEvent(id_ & _MASK, kind, place, *rest)
+    return RawEvent(id_ & MASK, kind, place, *rest)
 
 
 def _snapshots(gate: Gate, no: int, run: str, trouble: list[Finding]) -> Iterator[RawSnapshot]:

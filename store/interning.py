@@ -2,7 +2,8 @@
 
 Rules: a name is interned in a transaction of its own before the append that first uses it. It is
 no fact about a run, so that one which no event uses is harmless, and a failed append leaves this
-cache right. Names are never changed, so that what was read once stays true.
+cache right. Where a whole run comes in one transaction its names come with it, and if that fails
+the cache is emptied. Names are never changed, so that what was read once stays true.
 """
 
 from __future__ import annotations
@@ -45,20 +46,29 @@ class Names:
 
     def known(self, names: Collection[str]) -> list[int]:
         """The numbers of those names that have one."""
-        if not all(name in self.ids for name in names):
-            self._load()
-        return [self.ids[name] for name in names if name in self.ids]
+        with self._gate.lock:
+            if not all(name in self.ids for name in names):
+                self._load()
+            return [self.ids[name] for name in names if name in self.ids]
 
     def spell(self, number: int) -> str:
-        if number not in self.spelled:
-            self._load()
-        try:
-            return self.spelled[number]
-        except KeyError:
-            raise CorruptLog(
-                f"an event refers to number {number} in table {self._table}, which is not there",
-                where=str(self._gate.path),
-            ) from None
+        with self._gate.lock:
+            if number not in self.spelled:
+                self._load()
+            try:
+                return self.spelled[number]
+            except KeyError:
+                raise CorruptLog(
+                    f"an event refers to number {number} in table {self._table}, which is not "
+                    "there",
+                    where=str(self._gate.path),
+                ) from None
+
+    def forget(self) -> None:
+        """Know no name: some may have been given in a transaction that has failed."""
+        with self._gate.lock:
+            self.ids.clear()
+            self.spelled.clear()
 
     def _load(self) -> None:
         last = max(self.spelled, default=0)

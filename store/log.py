@@ -4,7 +4,7 @@ Rules: one append is one INSERT, hence one transaction, whole or absent. It name
 expects. The head and the chain of runs that this process appends to are remembered, and the INSERT
 itself proves that they still hold: the next key must be free, and the head's own row must be
 there, or it fails as a whole and HeadMoved is raised. What is remembered is forgotten whenever an
-append fails.
+append fails. A new run comes with its first events or not at all.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from functools import lru_cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from store import snapshots
 from store.blobs import FileBlobs
 from store.connection import Gate, open_gate
-from store.errors import SQL_ERRORS, CorruptLog, HeadMoved, RunExists, StoreError
+from store.errors import SQL_ERRORS, CorruptLog, HeadMoved, RunExists, StoreError, UnknownSeq
 from store.interning import Names
-from store.reading import COLUMNS, SHIFT, Reader
-from store.records import RunInfo, genesis, link, spell_visit
+from store.reading import Reader
+from store.records import Removed, RunInfo, genesis, graft
+from store.references import MARK, reached
+from store.removing import remove
+from store.rows import MOST_ROWS, Encoder, Head, insert, insert_sql
 from store.tenancy import Tenancy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from store.lease import Lease
     from store.records import Durability, Finding, NewEvent, Record
 
-_MOST_ROWS = 64  # of one INSERT; more go row by row in a transaction
-_WIDTH = 6  # columns of a row that differ from the next
-_MOST_VISITS = 20_000
-
-
-class _Head(NamedTuple):
-    no: int
-    seq: int
-    chain: bytes
+_INFO = "SELECT no, run, name, created_at, NULL, 0 FROM runs r"
+_INFO_WITH_FORKS = (
+    "SELECT r.no, r.run, r.name, r.created_at, p.run, coalesce(f.seq, 0) FROM runs r "
+    "LEFT JOIN forks f ON f.no = r.no LEFT JOIN runs p ON p.no = f.parent"
+)
+_INFO_TYPES = ([int, str, str, int, type(None), int], [int, str, str, int, str, int])
 
 
 def open_store(
@@ -74,8 +74,8 @@ class SqliteStore:
         self._types = Names(gate, "types")
         self._paths = Names(gate, "paths")
         self._reader = Reader(gate, self._types, self._paths)
-        self._heads: dict[str, _Head] = {}
-        self._visits: dict[tuple[int, ...], str] = {}
+        self._encoder = Encoder(self._types, self._paths)
+        self._heads: dict[str, Head] = {}
         self.path = gate.path
         self.uuid = self._read_uuid()
         self.blobs = FileBlobs(
@@ -95,12 +95,62 @@ class SqliteStore:
         self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
     ) -> int:
         """A new run with its first events, in one transaction; its head."""
+        at = time.time_ns() if at is None else at
+        with self._new_run(run, name, at) as (raw, no):
+            head = self._first(raw, Head(no, 0, genesis(run)), events, at)
+        self._heads[run] = head
+        return head.seq
+
+    def fork_run(
+        self,
+        run: str,
+        name: str,
+        parent: str,
+        seq: int,
+        events: Sequence[NewEvent],
+        at: int | None = None,
+    ) -> int:
+        """A new run whose events 1 to `seq` are the parent's, and these its first own; its head.
+
+        Raises `UnknownRun` and `UnknownSeq` of the parent, `RunExists` of the fork.
+        """
+        if not events:
+            raise ValueError("a fork needs at least one event of its own")
+        at = time.time_ns() if at is None else at
+        self._reader.lines.number(parent)  # no run is its own parent
+        with self._new_run(run, name, at) as (raw, no):
+            line = self._reader.lines.confirm(parent)
+            row = None
+            if 0 < seq <= self._reader.head(parent)[1]:
+                sql = "SELECT chain FROM events WHERE id = ?"
+                row = raw.execute(sql, (line.owner(seq).key(seq),)).fetchone()
+            if row is None:
+                raise UnknownSeq(parent, seq, self.head(parent), str(self.path))
+            sql = "INSERT INTO forks (no, parent, seq) VALUES (?, ?, ?)"
+            raw.execute(sql, (no, line.own.no, seq))
+            head = self._first(raw, Head(no, seq, graft(row[0], run)), events, at)
+        self._heads[run] = head
+        return head.seq
+
+    def adopt_run(
+        self, run: str, name: str, created_at: int, events: Iterable[tuple[int, NewEvent]]
+    ) -> int:
+        """A new run of events that come with their times, in ns since the epoch; its head.
+
+        They may be many: they are taken as they come, in one transaction, for whose length no
+        other process can write to the store. Whatever `events` raises leaves no run behind.
+        """
+        with self._new_run(run, name, created_at) as (raw, no):
+            head = self._encoder.take_in(raw, Head(no, 0, genesis(run)), events)
+        self._heads[run] = head
+        return head.seq
+
+    @contextmanager
+    def _new_run(self, run: str, name: str, at: int) -> Generator[tuple[sqlite3.Connection, int]]:
+        """A transaction with the row of a new run, and its number."""
         if not run:
             raise ValueError("a run needs a name that is not empty")
-        at = time.time_ns() if at is None else at
-        with self._gate.lock:
-            self._gate.check(writing=True)
-            values, chain = self._encode(_Head(0, 0, genesis(run)), events, at)
+        try:
             with self._gate.writing() as raw:
                 sql = "INSERT INTO runs (run, name, created_at) VALUES (?, ?, ?)"
                 try:
@@ -108,11 +158,18 @@ class SqliteStore:
                 except sqlite3.IntegrityError:
                     raise RunExists(run, str(self.path)) from None
                 assert no is not None
-                values[0] = no << SHIFT
-                _insert(raw, values, len(events), fresh=True)
-            self._reader.numbers[run] = no
-            self._heads[run] = _Head(no, len(events), chain)
-            return len(events)
+                yield raw, no
+        except BaseException:
+            self._types.forget()
+            self._paths.forget()
+            raise
+
+    def _first(
+        self, raw: sqlite3.Connection, head: Head, events: Sequence[NewEvent], at: int
+    ) -> Head:
+        values, chain = self._encoder.encode(head, events, at)
+        insert(raw, values, len(events), fresh=True)
+        return Head(head.no, head.seq + len(events), chain)
 
     def append(
         self, run: str, expected: int, events: Sequence[NewEvent], at: int | None = None
@@ -128,56 +185,35 @@ class SqliteStore:
                     raise HeadMoved(run, expected, head.seq)
                 if not events:
                     return expected
-            values, chain = self._encode(head, events, time.time_ns() if at is None else at)
+            at = time.time_ns() if at is None else at
+            values, chain = self._encoder.encode(head, events, at)
             count = len(events)
             try:
-                if count <= _MOST_ROWS:
-                    gate.raw.execute(_insert_sql(count, expected == 0), values)
+                if count <= MOST_ROWS:
+                    gate.raw.execute(insert_sql(count, expected == 0), values)
                 else:
                     with gate.writing() as raw:
-                        _insert(raw, values, count, fresh=expected == 0)
+                        insert(raw, values, count, fresh=expected == 0)
             except BaseException as error:
                 self._heads.pop(run, None)
                 if isinstance(error, SQL_ERRORS):
-                    raise self._refusal(error, run, expected) from error
+                    raise self._refusal(error, run, head) from error
                 raise
-            self._heads[run] = _Head(head.no, expected + count, chain)
+            self._heads[run] = Head(head.no, expected + count, chain)
             return expected + count
 
     def _refusal(
-        self, error: sqlite3.Error | UnicodeDecodeError, run: str, expected: int
+        self, error: sqlite3.Error | UnicodeDecodeError, run: str, expected: Head
     ) -> Exception:
         if isinstance(error, sqlite3.IntegrityError):
-            found = self._find_head(run).seq
-            if found != expected:
-                return HeadMoved(run, expected, found)
+            found = self._find_head(run)
+            if found[:2] != expected[:2]:
+                return HeadMoved(run, expected.seq, found.seq)
             return ValueError(f"an event for run {run!r} cannot be stored: {error}")
         translated = self._gate.translated(error)
         if translated is error:
             return StoreError(f"SQLite refused an append to run {run!r} in {self.path}: {error}")
         return translated
-
-    def _encode(self, head: _Head, events: Sequence[NewEvent], at: int) -> tuple[list[Any], bytes]:
-        """The values of an INSERT: what its rows share, then six a row; and the last chain."""
-        types, paths, visits = self._types.ids, self._paths.ids, self._visits
-        _, seq, chain = head
-        values: list[Any] = [head.no << SHIFT | seq, at]
-        for type_, path, visit, attempt, payload in events:
-            seq += 1
-            type_no = types.get(type_) or self._types.intern(type_)
-            path_no = paths.get(path) or self._paths.intern(path)
-            spelled = visits.get(visit)
-            if spelled is None:
-                spelled = self._spell(visit)
-            chain = link(chain, seq, type_, path, spelled, attempt, payload)
-            values += (type_no, path_no, spelled, attempt, payload, chain)
-        return values, chain
-
-    def _spell(self, visit: tuple[int, ...]) -> str:
-        if len(self._visits) >= _MOST_VISITS:
-            self._visits.clear()
-        spelled = self._visits[visit] = spell_visit(visit)
-        return spelled
 
     def read(
         self,
@@ -191,49 +227,94 @@ class SqliteStore:
         """The events behind `after`, up to and with `until`, in order; filtered if asked."""
         return self._reader.read(run, after, until, types, path)
 
-    def latest(self, run: str, types: Collection[str] | None = None) -> Record | None:
-        """The run's last event, or the last of these types."""
-        return self._reader.latest(run, types)
+    def latest(
+        self, run: str, types: Collection[str] | None = None, path: str | None = None
+    ) -> Record | None:
+        """The run's last event, or the last of these types, or at this path."""
+        return self._reader.latest(run, types, path)
 
     def head(self, run: str) -> int:
         return self._find_head(run).seq
 
     def run(self, run: str) -> RunInfo:
-        return self._infos([self._reader.number(run)])[0]
+        infos = self._infos("WHERE r.no = ?", self._reader.lines.number(run))
+        if not infos:
+            raise CorruptLog(f"the row of run {run!r} is damaged", where=str(self.path))
+        return infos[0]
 
     def runs(self) -> list[RunInfo]:
         """Every run, the newest first."""
-        rows = self._gate.rows("SELECT no FROM runs ORDER BY created_at DESC, no DESC")
-        return self._infos([row[0] for row in rows])
+        return self._infos("ORDER BY r.created_at DESC, r.no DESC")
 
-    def _infos(self, numbers: list[int]) -> list[RunInfo]:
+    def _infos(self, which: str, *args: int) -> list[RunInfo]:
         owners = self._tenancy.owners()
         infos: list[RunInfo] = []
-        for no in numbers:
-            sql = "SELECT run, name, created_at FROM runs WHERE no = ?"
-            rows = self._gate.rows(sql, (no,))
-            if not rows or list(map(type, rows[0])) != [str, str, int]:
+        sql = _INFO_WITH_FORKS if self._reader.lines.has_forks() else _INFO
+        for row in self._gate.rows(f"{sql} {which}", args):
+            no, run, name, created_at, parent, forked_at = row
+            if list(map(type, row)) not in _INFO_TYPES:
                 raise CorruptLog(f"the row of run number {no} is damaged", where=str(self.path))
-            run, name, created_at = rows[0]
-            infos.append(RunInfo(run, name, created_at, self._reader.last(no)[0], owners.get(run)))
+            head = self._reader.last(no)[0] or forked_at
+            infos.append(RunInfo(run, name, created_at, head, owners.get(run), parent, forked_at))
         return infos
+
+    def named_blobs(self, run: str | None = None) -> Iterator[str]:
+        """The blobs that a run needs, or that all do, each once, in no order.
+
+        Those that events name, and those that such a blob names where it is JSON text: it is read
+        for that. One that is missing names none.
+        """
+        return reached(self._reader.payloads(run, MARK), self.blobs.document)
 
     def save_snapshot(
         self, run: str, seq: int, key: str, body: bytes, pinned: bool = False
     ) -> None:
         """Keep a folded state of `seq` under the caller's compatibility key."""
-        no = self._reader.number(run)
         with self._gate.writing() as raw:
-            snapshots.save(raw, no, run, seq, key, body, pinned)
+            snapshots.save(raw, self._reader.lines.confirm(run), seq, key, body, pinned)
             self._seal(raw, run)
 
     def snapshot(self, run: str, at_most: int, key: str) -> tuple[int, bytes] | None:
-        """The latest snapshot with this key at or before seq `at_most` that fits the log."""
-        return snapshots.find(self._gate, self._reader.number(run), run, at_most, key)
+        """The latest snapshot with this key at or before seq `at_most` that fits the log.
+
+        Those of a fork's parent, as far as they share, are the fork's too.
+        """
+        lines = self._reader.lines
+        return lines.settled(run, lambda line: snapshots.find(self._gate, line, at_most, key))
 
     def prune_snapshots(self, run: str, keep: int = 3) -> int:
-        """Drop all but the pinned and the newest `keep` others; how many went."""
-        return snapshots.prune(self._gate, self._reader.number(run), keep)
+        """Drop all but the pinned and the newest `keep` others of its own; how many went."""
+        return snapshots.prune(self._gate, self._reader.lines.number(run), keep)
+
+    def remove_runs(self, runs: Collection[str]) -> Removed:
+        """Remove whole runs, all or none; how much went. Blobs stay.
+
+        Raises `UnknownRun`, `RunLocked` where somebody holds one, and `RunForked` where one has a
+        fork that would stay. The file does not shrink: what is free in it is used again.
+        """
+        chosen = sorted(set(runs))
+        lines = self._reader.lines
+        self._gate.check(writing=True)
+        with ExitStack() as leases:
+            for run in chosen:
+                lines.number(run)
+                leases.enter_context(self.lease(run, "removing the run"))
+            with self._gate.writing() as raw:
+                numbers = {run: lines.number(run) for run in chosen}
+                removed = remove(raw, numbers, str(self.path))
+            for run in chosen:
+                self._heads.pop(run, None)
+                lines.forget(run)
+        return removed
+
+    def compact(self) -> None:
+        """Give the space of what was removed back to the file system: SQLite's VACUUM.
+
+        It writes the whole file anew, which takes seconds per GB, as much free space again in the
+        folder for temporary files, and again beside the store. No other process can write
+        meanwhile; one that holds the file for longer than the busy timeout is `StoreBusy`.
+        """
+        self._gate.vacuum()
 
     def lease(self, run: str, note: str = "") -> Lease:
         """Own the run, which need not exist yet; RunLocked names the owner if there is one."""
@@ -247,15 +328,16 @@ class SqliteStore:
         """
         from store.inspection import follow
 
-        return follow(self._gate, self._reader.number(run), run, after, until)
+        return follow(self._gate, self._reader.lines, run, after, until)
 
     def verify(self, run: str | None = None) -> list[Finding]:
         """Everything that is wrong with one run, or with the whole file."""
         from store.inspection import inspect
 
+        lines = self._reader.lines
         if run is not None:
-            self._reader.number(run)
-        return inspect(self._gate, self.blobs, run)
+            lines.number(run)
+        return inspect(self._gate, lines, self.blobs, run)
 
     def close(self) -> None:
         """Give back what is leased and close the file; a second time does nothing."""
@@ -293,38 +375,12 @@ class SqliteStore:
                 (head.seq, head.chain, head.no),
             )
 
-    def _find_head(self, run: str) -> _Head:
-        no = self._reader.number(run)
-        seq, chain = self._reader.last(no)
-        return _Head(no, seq, chain if seq else genesis(run))
+    def _find_head(self, run: str) -> Head:
+        own, seq, chain = self._reader.head(run)
+        return Head(own.no, seq, chain)
 
     def _read_uuid(self) -> str:
         rows = self._gate.rows("SELECT value FROM meta WHERE key = 'uuid'")
         if not rows or not isinstance(rows[0][0], str):
             raise CorruptLog("the row with the store's UUID is gone", where=str(self.path))
         return rows[0][0]
-
-
-@lru_cache(maxsize=2 * _MOST_ROWS)
-def _insert_sql(count: int, fresh: bool) -> str:
-    """One INSERT of `count` rows behind key ?1; it fails unless the row of that key is there."""
-    rows: list[str] = []
-    for row in range(count):
-        # no row of the head: the time is NULL, which its column refuses
-        at = "?2" if row or fresh else "(SELECT ?2 FROM events WHERE id = ?1)"
-        first = 3 + _WIDTH * row
-        rest = ", ".join(f"?{number}" for number in range(first, first + _WIDTH))
-        rows.append(f"(?1 + {row + 1}, {at}, {rest})")
-    return f"INSERT INTO events ({COLUMNS}) VALUES {', '.join(rows)}"  # noqa: S608
-
-
-def _insert(raw: sqlite3.Connection, values: list[Any], count: int, *, fresh: bool) -> None:
-    """The same inside a transaction, for any number of rows."""
-    base, at = values[0], values[1]
-    done = 0
-    while done < count:
-        step = min(count - done, _MOST_ROWS)
-        start = 2 + done * _WIDTH
-        part = [base + done, at, *values[start : start + step * _WIDTH]]
-        raw.execute(_insert_sql(step, fresh and not done), part)
-        done += step

@@ -7,26 +7,36 @@ records, which never change, and nothing else; leases are not copied, as a copy 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Self
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from store.blobs import MemoryBlobs
-from store.errors import HeadMoved, RunExists, RunLocked, StoreClosed, UnknownRun
+from store.errors import (
+    HeadMoved,
+    RunExists,
+    RunForked,
+    RunLocked,
+    StoreClosed,
+    UnknownRun,
+    UnknownSeq,
+)
 from store.lease import Lease, this_process
+from store.lineage import MASK, Lineage, Part
+from store.memory_run import Run, Snapshot, alone, chained, raw, timed
 from store.records import (
     Owner,
     Record,
+    Removed,
     RunInfo,
     durability_of,
-    fits,
     genesis,
-    link,
-    spell_visit,
+    graft,
     tie,
 )
-from store.verify import RawEvent, RawSnapshot, Sealed, Verifier, follow
+from store.references import reached
+from store.verify import RawSnapshot, Sealed, Verifier, follow
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,39 +44,6 @@ if TYPE_CHECKING:
     from store.records import Durability, Finding, NewEvent
 
 _WHERE = "this memory store"
-
-
-def _no_records() -> list[Record]:
-    return []
-
-
-class _Snapshot(NamedTuple):
-    body: bytes
-    pinned: bool
-    digest: bytes
-
-
-def _no_snapshots() -> dict[tuple[str, int], _Snapshot]:
-    return {}
-
-
-@dataclass(slots=True)
-class _Run:
-    name: str
-    created_at: int
-    records: list[Record] = field(default_factory=_no_records)
-    # by key and seq
-    snapshots: dict[tuple[str, int], _Snapshot] = field(default_factory=_no_snapshots)
-
-    def chain(self, run: str, seq: int) -> bytes | None:
-        """The chain at a seq, that of the beginning at 0."""
-        if seq == 0:
-            return genesis(run)
-        return self.records[seq - 1].chain if 0 < seq <= len(self.records) else None
-
-    def fits(self, run: str, key: str, seq: int) -> bool:
-        body, _, digest = self.snapshots[key, seq]
-        return fits(run, seq, self.chain(run, seq), key, body, digest)
 
 
 class MemoryStore:
@@ -77,7 +54,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.uuid = str(uuid4())
         self.blobs = MemoryBlobs()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
+        self._parents: dict[str, str] = {}
         self._owners: dict[str, Owner] = {}
         self._closed = False
         self._durability: Durability = "process"
@@ -97,13 +75,63 @@ class MemoryStore:
     ) -> int:
         """A new run with its first events; its head."""
         self._check()
+        self._refuse_known(run)
+        at = time.time_ns() if at is None else at
+        return self._add(run, name, at, alone(run), [], timed(at, events))
+
+    def fork_run(
+        self,
+        run: str,
+        name: str,
+        parent: str,
+        seq: int,
+        events: Sequence[NewEvent],
+        at: int | None = None,
+    ) -> int:
+        """A new run whose events 1 to `seq` are the parent's, and these its first own; its head."""
+        self._check()
+        if not events:
+            raise ValueError("a fork needs at least one event of its own")
+        source = self._run(parent)
+        self._refuse_known(run)
+        if not 0 < seq <= len(source.records):
+            raise UnknownSeq(parent, seq, len(source.records), _WHERE)
+        at = time.time_ns() if at is None else at
+        before = [part for part in source.line.parts if part.after < seq]
+        before[-1] = before[-1]._replace(until=seq)
+        line = Lineage((*before, Part(0, run, seq, MASK)))
+        shared = [record._replace(run=run) for record in source.records[:seq]]
+        head = self._add(run, name, at, line, shared, timed(at, events))
+        self._parents[run] = parent
+        return head
+
+    def adopt_run(
+        self, run: str, name: str, created_at: int, events: Iterable[tuple[int, NewEvent]]
+    ) -> int:
+        """A new run of events that come with their times, in ns since the epoch; its head."""
+        self._check()
+        self._refuse_known(run)
+        return self._add(run, name, created_at, alone(run), [], events)
+
+    def _refuse_known(self, run: str) -> None:
         if not run:
             raise ValueError("a run needs a name that is not empty")
         if run in self._runs:
             raise RunExists(run, _WHERE)
-        at = time.time_ns() if at is None else at
-        records = _chained(run, 0, genesis(run), events, at)
-        self._runs[run] = _Run(name, at, records)
+
+    def _add(
+        self,
+        run: str,
+        name: str,
+        created_at: int,
+        line: Lineage,
+        records: list[Record],
+        events: Iterable[tuple[int, NewEvent]],
+    ) -> int:
+        after = len(records)
+        chain = graft(records[-1].chain, run) if records else genesis(run)
+        records += chained(run, after, chain, events)
+        self._runs[run] = Run(name, created_at, line, records)
         return len(records)
 
     def append(
@@ -114,7 +142,8 @@ class MemoryStore:
         if len(records) != expected:
             raise HeadMoved(run, expected, len(records))
         chain = records[-1].chain if records else genesis(run)
-        records += _chained(run, expected, chain, events, time.time_ns() if at is None else at)
+        at = time.time_ns() if at is None else at
+        records += chained(run, expected, chain, timed(at, events))
         return len(records)
 
     def read(
@@ -139,10 +168,12 @@ class MemoryStore:
             if (wanted is None or record.type in wanted) and (path is None or record.path == path)
         )
 
-    def latest(self, run: str, types: Collection[str] | None = None) -> Record | None:
-        """The run's last event, or the last of these types."""
+    def latest(
+        self, run: str, types: Collection[str] | None = None, path: str | None = None
+    ) -> Record | None:
+        """The run's last event, or the last of these types, or at this path."""
         for record in reversed(self._run(run).records):
-            if types is None or record.type in types:
+            if (types is None or record.type in types) and (path is None or record.path == path):
                 return record
         return None
 
@@ -150,8 +181,10 @@ class MemoryStore:
         return len(self._run(run).records)
 
     def run(self, run: str) -> RunInfo:
-        found = self._run(run)
-        return RunInfo(run, found.name, found.created_at, len(found.records), self._owners.get(run))
+        found, owner = self._run(run), self._owners.get(run)
+        parent, forked_at = self._parents.get(run), found.line.own.after
+        head = len(found.records)
+        return RunInfo(run, found.name, found.created_at, head, owner, parent, forked_at)
 
     def runs(self) -> list[RunInfo]:
         """Every run, the newest first."""
@@ -159,24 +192,37 @@ class MemoryStore:
         infos = [self.run(run) for run in reversed(self._runs)]
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
+    def named_blobs(self, run: str | None = None) -> Iterator[str]:
+        """The blobs that a run needs, or that all do, each once, in no order."""
+        self._check()
+        chosen = [self._run(run)] if run is not None else list(self._runs.values())
+        payloads = (record.payload for kept in chosen for record in kept.records)
+        return reached(payloads, self.blobs.document)
+
     def save_snapshot(
         self, run: str, seq: int, key: str, body: bytes, pinned: bool = False
     ) -> None:
         """Keep a folded state of `seq` under the caller's compatibility key."""
-        kept = self._run(run)
+        line, chain = self._run(run).line, self._run(run).chain(seq)
+        kept = self._runs[line.owner(seq).run]
         before = kept.snapshots.pop((key, seq), None)
-        body, chain = bytes(body), kept.chain(run, seq)
+        body = bytes(body)
         digest = b"" if chain is None else tie(chain, key, body)
         pinned = pinned or (before is not None and before.pinned)
-        kept.snapshots[key, seq] = _Snapshot(body, pinned, digest)
+        kept.snapshots[key, seq] = Snapshot(body, pinned, digest)
 
     def snapshot(self, run: str, at_most: int, key: str) -> tuple[int, bytes] | None:
         """The latest snapshot with this key at or before seq `at_most` that fits the log."""
         kept = self._run(run)
-        seqs = [seq for other, seq in kept.snapshots if other == key and seq <= at_most]
-        for seq in sorted(seqs, reverse=True):
-            if kept.fits(run, key, seq):
-                return seq, kept.snapshots[key, seq].body
+        found = [
+            (seq, snapshot)
+            for part in kept.line.parts
+            for (other, seq), snapshot in self._runs[part.run].snapshots.items()
+            if other == key and seq <= min(at_most, part.until)
+        ]
+        for seq, snapshot in sorted(found, reverse=True):
+            if kept.fits(key, seq, snapshot):
+                return seq, snapshot.body
         return None
 
     def prune_snapshots(self, run: str, keep: int = 3) -> int:
@@ -206,10 +252,10 @@ class MemoryStore:
         kept, after = self._run(run), max(0, after)
         return list(
             follow(
-                run,
-                (_raw(record) for record in kept.records[after:until]),
+                kept.line,
+                (raw(record) for record in kept.records[after:until]),
                 after=after,
-                start=kept.chain(run, after),
+                start=kept.chain(after),
                 head=len(kept.records),
                 sealed=Sealed(0, b"", 0),
                 until=until,
@@ -219,18 +265,55 @@ class MemoryStore:
     def verify(self, run: str | None = None) -> list[Finding]:
         """Everything that is wrong with one run, or with all."""
         self._check()
-        chosen = {run: self._run(run)} if run is not None else self._runs
+        limits = dict.fromkeys(self._runs, MASK)
+        if run is not None:
+            limits = {part.run: part.until for part in self._run(run).line.parts}
         verifier = Verifier(self.blobs)
         findings: list[Finding] = []
-        for name, kept in chosen.items():
-            newest = max((seq for _, seq in kept.snapshots), default=0)
-            events = (_raw(record) for record in kept.records)
+        for name, until in limits.items():
+            kept = self._runs[name]
+            own = kept.line.own.after
+            start = kept.chain(own)
+            events = (raw(record) for record in kept.records[own:until])
             snapshots = [
-                RawSnapshot(seq, kept.chain(name, seq), key, snapshot.body, snapshot.digest)
+                RawSnapshot(seq, kept.chain(seq), key, snapshot.body, snapshot.digest)
                 for (key, seq), snapshot in kept.snapshots.items()
+                if seq <= until
             ]
-            findings += verifier.check(name, events, Sealed(0, b"", newest), snapshots)
+            newest = max((snapshot.seq for snapshot in snapshots), default=0)
+            findings += verifier.check(
+                kept.line,
+                start if start is None else kept.line.grafted(own, start),
+                events,
+                Sealed(0, b"", newest),
+                snapshots,
+            )
         return findings
+
+    def remove_runs(self, runs: Collection[str]) -> Removed:
+        """Remove whole runs, all or none; how much went. Blobs stay."""
+        chosen = {run: self._run(run) for run in sorted(set(runs))}
+        for run in chosen:
+            if run in self._owners:
+                raise RunLocked(run, self._owners[run], _WHERE)
+        needed: dict[str, list[str]] = {}
+        for fork, parent in self._parents.items():
+            if parent in chosen and fork not in chosen:
+                needed.setdefault(parent, []).append(fork)
+        if needed:
+            raise RunForked(needed, _WHERE)
+        for run in chosen:
+            del self._runs[run]
+            self._parents.pop(run, None)
+        return Removed(
+            len(chosen),
+            sum(len(kept.records) - kept.line.own.after for kept in chosen.values()),
+            sum(len(kept.snapshots) for kept in chosen.values()),
+        )
+
+    def compact(self) -> None:
+        """Nothing: what was removed from memory is gone."""
+        self._check()
 
     def copy(self) -> MemoryStore:
         """An independent store that holds the same."""
@@ -238,14 +321,20 @@ class MemoryStore:
         twin.uuid = self.uuid
         twin.blobs = self.blobs.copy()
         twin._runs = {
-            name: _Run(run.name, run.created_at, run.records[:], dict(run.snapshots))
+            name: replace(run, records=run.records[:], snapshots=dict(run.snapshots))
             for name, run in self._runs.items()
         }
+        twin._parents = dict(self._parents)
         return twin
 
     def truncated(self, run: str, head: int) -> MemoryStore:
-        """A copy in which `run` holds only its first `head` events and snapshots of those."""
-        self._run(run)
+        """A copy in which `run` holds only its first `head` events and snapshots of those.
+
+        A fork keeps at least one event of its own.
+        """
+        after = self._run(run).line.own.after
+        if head <= after and after:
+            raise ValueError(f"run {run!r} is a fork: its own events begin at seq {after + 1}")
         twin = self.copy()
         kept = twin._runs[run]
         del kept.records[max(0, head) :]
@@ -273,30 +362,9 @@ class MemoryStore:
         if self._closed:
             raise StoreClosed("this memory store is closed; make a copy before closing to keep it")
 
-    def _run(self, run: str) -> _Run:
+    def _run(self, run: str) -> Run:
         self._check()
         try:
             return self._runs[run]
         except KeyError:
             raise UnknownRun(run, reversed(self._runs), _WHERE) from None
-
-
-def _chained(run: str, seq: int, chain: bytes, events: Sequence[NewEvent], at: int) -> list[Record]:
-    records: list[Record] = []
-    for type_, path, visit, attempt, payload in events:
-        seq += 1
-        chain = link(chain, seq, type_, path, spell_visit(visit), attempt, payload)
-        records.append(Record(run, seq, at, type_, path, visit, attempt, payload, chain))
-    return records
-
-
-def _raw(record: Record) -> RawEvent:
-    return RawEvent(
-        record.seq,
-        record.type,
-        record.path,
-        spell_visit(record.visit),
-        record.attempt,
-        record.payload,
-        record.chain,
-    )

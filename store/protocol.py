@@ -1,14 +1,15 @@
 """The interface that every event store has; `SqliteStore` and `MemoryStore` both satisfy it.
 
 Rules: seqs of a run are gapless from 1; `after` is exclusive, `until` and `at_most` are inclusive.
-An append is all or nothing and names the head that it expects. Events are never changed or
-removed. Snapshots are a cache: dropping all of them loses nothing, and one that does not fit the
-log at its seq is passed over. One thread at a time may write; any thread may read.
+An append is all or nothing and names the head that it expects. Events are never changed, and
+removed with their whole run or not at all. A fork is a run like any other: that its first events
+are its parent's shows in `RunInfo` alone. Snapshots are a cache: dropping all of them loses
+nothing, and one that does not fit the log at its seq is passed over. One thread at a time may write; any thread may read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from store.lease import Lease
-    from store.records import Durability, Finding, NewEvent, Record, RunInfo
+    from store.records import Durability, Finding, NewEvent, Record, Removed, RunInfo
 
 
 class BlobStore(Protocol):
@@ -27,7 +28,7 @@ class BlobStore(Protocol):
     def has(self, digest: str) -> bool: ...
     def size(self, digest: str) -> int: ...
     def digests(self) -> Iterator[str]: ...
-    def remove(self, digest: str, *, older_than: float = 0.0) -> bool: ...
+    def remove(self, digest: str, *, older_than: float = 0.0, dry_run: bool = False) -> bool: ...
 
 
 class EventStore(Protocol):
@@ -45,6 +46,18 @@ class EventStore(Protocol):
     def create_run(
         self, run: str, name: str, events: Sequence[NewEvent], at: int | None = None
     ) -> int: ...
+    def fork_run(
+        self,
+        run: str,
+        name: str,
+        parent: str,
+        seq: int,
+        events: Sequence[NewEvent],
+        at: int | None = None,
+    ) -> int: ...
+    def adopt_run(
+        self, run: str, name: str, created_at: int, events: Iterable[tuple[int, NewEvent]]
+    ) -> int: ...
     def append(
         self, run: str, expected: int, events: Sequence[NewEvent], at: int | None = None
     ) -> int: ...
@@ -58,10 +71,13 @@ class EventStore(Protocol):
         types: Collection[str] | None = None,
         path: str | None = None,
     ) -> Iterator[Record]: ...
-    def latest(self, run: str, types: Collection[str] | None = None) -> Record | None: ...
+    def latest(
+        self, run: str, types: Collection[str] | None = None, path: str | None = None
+    ) -> Record | None: ...
     def head(self, run: str) -> int: ...
     def run(self, run: str) -> RunInfo: ...
     def runs(self) -> list[RunInfo]: ...
+    def named_blobs(self, run: str | None = None) -> Iterator[str]: ...
 
     def save_snapshot(
         self, run: str, seq: int, key: str, body: bytes, pinned: bool = False
@@ -72,6 +88,9 @@ class EventStore(Protocol):
     def lease(self, run: str, note: str = "") -> Lease: ...
     def check(self, run: str, after: int = 0, until: int | None = None) -> list[Finding]: ...
     def verify(self, run: str | None = None) -> list[Finding]: ...
+
+    def remove_runs(self, runs: Collection[str]) -> Removed: ...
+    def compact(self) -> None: ...
 
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...

@@ -51,13 +51,26 @@ class Owner(NamedTuple):
 
 
 class RunInfo(NamedTuple):
-    """A run at a glance; `owner` is None unless a living process holds it now."""
+    """A run at a glance; `owner` is None unless a living process holds it now.
+
+    A fork has a `parent`, whose events up to `forked_at` are its own first ones.
+    """
 
     run: str
     name: str
     created_at: int
     head: int
     owner: Owner | None
+    parent: str | None = None
+    forked_at: int = 0
+
+
+class Removed(NamedTuple):
+    """How much `remove_runs` has removed; events that a fork shared count with their owner."""
+
+    runs: int
+    events: int
+    snapshots: int
 
 
 class Finding(NamedTuple):
@@ -96,6 +109,12 @@ def genesis(run: str) -> bytes:
     return blake2b(run.encode(), digest_size=CHAIN_BYTES, person=b"event-store run").digest()
 
 
+def graft(chain: bytes, run: str) -> bytes:
+    """What a fork's first own event is chained to: `chain` is its parent's where they part."""
+    body = chain + run.encode()
+    return blake2b(body, digest_size=CHAIN_BYTES, person=b"event-store fork").digest()
+
+
 def link(
     previous: bytes, seq: int, type_: str, path: str, visit: str, attempt: int, payload: str
 ) -> bytes:
@@ -114,10 +133,13 @@ def tie(chain: bytes, key: str, body: bytes) -> bytes:
     return digest.digest()
 
 
-def fits(run: str, seq: int, chain: bytes | None, key: str, body: bytes, digest: bytes) -> bool:
-    """Whether a snapshot was made of the history that ends with `chain`, None where it is gone."""
+def fits(root: str, seq: int, chain: bytes | None, key: str, body: bytes, digest: bytes) -> bool:
+    """Whether a snapshot was made of the history that ends with `chain`, None where it is gone.
+
+    `root` is the run with whose name the chain begins.
+    """
     if seq == 0:
-        chain = genesis(run)
+        chain = genesis(root)
     if type(chain) is not bytes or type(body) is not bytes:  # gone, or damaged
         return False
     return tie(chain, key, body) == digest

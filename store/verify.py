@@ -4,28 +4,24 @@ Rules: `verify` reports and never raises for what it finds, and never stops at t
 After a bad event the check goes on from what the file holds, so that one edit is one finding and
 not a thousand. Of a blob that several events name, each naming is reported; its bytes are read
 once. A tail that was cut off leaves a log that agrees with itself: it is noticed because a later
-seq was sealed (at a snapshot, at the end of a lease, at close) or has a snapshot. A blob that is
-JSON text may name blobs in turn, and those are followed; as it may also be a user's own bytes, only
-what has the whole shape of a reference counts, `"blob"` and `"size"` in one object.
+seq was sealed (at a snapshot, at the end of a lease, at close) or has a snapshot. Blobs that blobs
+name are followed. What is wrong in a part that forks share is told of the run that owns it, and
+once of each fork.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.records import Finding, fits, genesis, link
+from store.records import Finding, fits, link
+from store.references import DECODER, MARK, in_blob, in_payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from store.lineage import Lineage
     from store.protocol import BlobStore
-
-# inside a JSON string every quote is escaped, so that only a real member matches
-_BLOB = re.compile(r'"blob"\s*:\s*"([0-9a-f]{64})"')
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class RawEvent(NamedTuple):
@@ -59,46 +55,74 @@ class RawSnapshot(NamedTuple):
 
 
 class Verifier:
-    """Checks runs one after another; remembers which blobs it has read."""
+    """Checks runs one after another; remembers which blobs it has read, and what it has found."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         # digest -> what is wrong with it, and the blobs that it names
         self._read: dict[str, tuple[tuple[str, str] | None, tuple[str, ...]]] = {}
+        self._found: dict[str, list[Finding]] = {}
 
     def check(
         self,
-        run: str,
+        line: Lineage,
+        start: bytes | None,
+        events: Iterable[RawEvent],
+        sealed: Sealed,
+        snapshots: Iterable[RawSnapshot],
+    ) -> list[Finding]:
+        """What is wrong with a run, whose parents must have been checked before.
+
+        `events` and `snapshots` are its own; `start` is what the first is chained to, or None.
+        """
+        own = list(self._own(line, start, events, sealed, snapshots))
+        self._found[line.own.run] = own
+        return [*self._shared(line), *own]
+
+    def _own(
+        self,
+        line: Lineage,
+        start: bytes | None,
         events: Iterable[RawEvent],
         sealed: Sealed,
         snapshots: Iterable[RawSnapshot],
     ) -> Iterator[Finding]:
-        last, chain = 0, genesis(run)
-        known = True
+        run, last, chain = line.own.run, line.own.after, start
+        if start is None:
+            yield _gap(run, last - 1, last + 1)
         for event in events:
             if event.seq != last + 1:
                 yield _gap(run, last, event.seq)
-                known = False
-            if known:
+                chain = None
+            if chain is not None:
                 yield from _chain(run, event, chain)
             yield from self._payload(run, event)
             if event.seq == sealed.seq and event.chain != sealed.chain:
                 yield _rewritten(run, event.seq)
-            last, chain, known = event.seq, event.chain, True
+            last, chain = event.seq, event.chain
         yield from _tail(run, last, sealed)
         for snapshot in snapshots:
             # one behind the end is told by the tail
-            if snapshot.seq <= last and not fits(run, *snapshot):
+            if snapshot.seq <= last and not fits(line.root, *snapshot):
                 what = f"the snapshot {snapshot.key!r} was not made of the log as it stands here"
                 yield Finding("snapshot", run, snapshot.seq, what)
+
+    def _shared(self, line: Lineage) -> Iterator[Finding]:
+        """The first thing that is wrong with what a fork shares with each of its parents."""
+        for part in line.parts[:-1]:
+            for kind, owner, seq, what in self._found.get(part.run, ()):
+                if kind != "snapshot" and seq is not None and seq <= part.until:
+                    shared = f"in the part that it shares with run {owner!r}: {what}"
+                    yield Finding(kind, line.own.run, seq, shared)
+                    break
 
     def _payload(self, run: str, event: RawEvent) -> Iterator[Finding]:
         fault = json_fault(event.payload)
         if fault is not None:
             yield Finding("payload", run, event.seq, f"the payload is no JSON: {fault}")
-        if '"blob"' not in event.payload:
+        if MARK not in event.payload:
             return
-        for kind, what in self._blobs_of(_BLOB.findall(event.payload)):
+        for kind, what in self._blobs_of(in_payload(event.payload)):
             yield Finding(kind, run, event.seq, what)
 
     def _blobs_of(self, digests: list[str]) -> Iterator[tuple[str, str]]:
@@ -120,7 +144,7 @@ class Verifier:
 
     def _look(self, digest: str) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
         try:
-            return None, _named_in(self._blobs.get(digest))
+            return None, in_blob(self._blobs.get(digest))
         except BlobMissing:
             fault = "blob-missing", f"blob {digest} is missing"
         except BlobCorrupt as error:
@@ -131,7 +155,7 @@ class Verifier:
 
 
 def follow(
-    run: str,
+    line: Lineage,
     events: Iterable[RawEvent],
     *,
     after: int,
@@ -144,11 +168,13 @@ def follow(
 
     `start` is the chain at `after`, None where there is none. Payloads are not looked at.
     """
+    run = line.own.run
+    borders = {part.after for part in line.parts[1:]}
     stop = head if until is None else min(head, until)
     yield from _beginning(run, after, start, head, sealed, whole=until is None or until > head)
     if head < after:
         return
-    last, chain = after, start
+    last, chain = after, start if start is None else line.grafted(after, start)
     for event in events:
         seq, type_, path, visit, attempt, payload, own = event
         if seq != last + 1:
@@ -161,7 +187,7 @@ def follow(
             yield from _chain(run, event, chain)
         if seq == sealed.seq and own != sealed.chain:
             yield _rewritten(run, seq)
-        last, chain = seq, own
+        last, chain = seq, line.grafted(seq, own) if seq in borders else own
     if last < stop:
         yield _gap(run, last, stop + 1)
 
@@ -183,43 +209,13 @@ def _beginning(
         yield _rewritten(run, after)
 
 
-def _named_in(content: bytes) -> tuple[str, ...]:
-    """The blobs that a blob names; most are no JSON, and name none."""
-    if content[:1] not in (b"[", b"{") or b'"blob"' not in content or b'"size"' not in content:
-        return ()
-    try:
-        tree = _DECODER.decode(content.decode())
-    except (ValueError, RecursionError):
-        return ()
-    names: list[str] = []
-    stack: list[Any] = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            members = cast("dict[str, Any]", node)
-            digest = members.get("blob")
-            if type(members.get("size")) is int and type(digest) is str and _DIGEST.match(digest):
-                names.append(digest)
-            stack += reversed(members.values())
-        elif isinstance(node, list):
-            stack += reversed(cast("list[Any]", node))
-    return tuple(names)
-
-
 def json_fault(text: str) -> str | None:
     """Why a text is no JSON; NaN and Infinity, which Python's reader accepts, are none."""
     try:
-        _DECODER.decode(text)
+        DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return str(error)
     return None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _chain(run: str, event: RawEvent, before: bytes) -> Iterator[Finding]:

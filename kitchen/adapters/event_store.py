@@ -23,8 +23,9 @@ StoreLike: TypeAlias = "str | os.PathLike[str] | EventStore | None"
 
 DEFAULT = "kitchen.db"
 _WRAPPED = (
-    "create_run", "append", "latest", "head", "run", "runs", "save_snapshot", "snapshot",
-    "prune_snapshots", "lease", "verify", "check", "use",
+    "create_run", "fork_run", "adopt_run", "append", "latest", "head", "run", "runs",
+    "save_snapshot", "snapshot", "prune_snapshots", "remove_runs", "compact", "lease", "verify",
+    "check", "use",
 )  # fmt: skip
 _WRITING = frozenset({"create_run", "append", "put"})
 _PASSING = frozenset({"StoreUnwritable", "StoreBusy"})
@@ -81,11 +82,16 @@ class Translating:
         with translated():
             yield from self._store.read(*args, **kwargs)
 
+    def named_blobs(self, run: str | None = None) -> Iterator[str]:
+        """The digests, as `EventStore.named_blobs` gives them."""
+        with translated():
+            yield from self._store.named_blobs(run)
+
 
 class _TranslatingBlobs:
     def __init__(self, blobs: Any) -> None:
         self._blobs = blobs
-        for name in ("put", "get", "has", "size"):
+        for name in ("put", "get", "has", "size", "remove"):
             setattr(self, name, _translating(getattr(blobs, name)))
 
     def __getattr__(self, name: str) -> Any:
@@ -127,7 +133,9 @@ def _in_our_words(error: Exception) -> errors.KitchenError | None:
         return None
     fitting: dict[type[Exception], type[errors.KitchenError]] = {
         theirs.UnknownRun: errors.UnknownRun,
+        theirs.UnknownSeq: errors.ArgumentError,
         theirs.RunExists: errors.RunExists,
+        theirs.RunForked: errors.RunInUse,
         theirs.HeadMoved: errors.RunLost,
         theirs.RunLocked: errors.RunHeld,
         theirs.NotAStore: errors.ForeignStore,

@@ -4,7 +4,8 @@ Rules:
 
 1. Only click is imported here. A command's module is imported when that command is called, so
    `kitchen --help` answers at once.
-2. Commands that read never import user code, and never create or change a store.
+2. Commands that read never import user code, and never create or change a store; but for `check`
+   and `replay --execute`, which are asked to look at code.
 3. Every `KitchenError` is told on stderr as `error: …` and `hint: …`, without a traceback
    unless `--debug` was given, before or after the command.
 4. Exit codes (`exits.py` decides):
@@ -12,16 +13,19 @@ Rules:
    ====  ==================================================================================
    code  meaning
    ====  ==================================================================================
-   0     completed; or what was asked for was shown; or `verify` found nothing
+   0     completed; or what was asked for was shown or done; or `verify` and `replay` found
+         nothing, `diff` no difference, `check` no run that cannot go on
    1     the run failed; or it cannot be taken up (held by another process, its code not found
-         or changed, its log damaged); or `verify` found something
+         or changed, its log damaged), or its plan says so; or `verify`, `replay`, `diff` or
+         `check` found something; or an export does not read
    2     the request cannot be met as it was given: unknown command, option, run or
          module:name, a config that does not fit, an id that is taken, a run that was started
          with another config, a store that is not there, not a store, newer or not writable
    3     the run was cancelled: it is over, and resuming it would not help
    4     the run waits for a decision: somebody has to say whether an effect that must not
          happen twice has happened
-   130   interrupted by SIGINT (Ctrl-C); the run can be resumed
+   130   interrupted by SIGINT (Ctrl-C); the run can be resumed, and a command that only reads
+         has changed nothing
    143   interrupted by SIGTERM; the run can be resumed
    ====  ==================================================================================
 """
@@ -39,14 +43,34 @@ from kitchen.cli.exits import guarded
 # The summaries stand here so that `kitchen --help` need not import the commands; a test compares.
 COMMANDS = {
     "run": ("kitchen.cli.execute:run", "Run a workflow to its end."),
-    "resume": ("kitchen.cli.execute:resume", "Take a run up where it was left."),
+    "resume": ("kitchen.cli.resume:resume", "Take a run up where it was left."),
+    "fork": (
+        "kitchen.cli.fork:fork",
+        "Make a run that goes another way from an event of this one.",
+    ),
     "cancel": ("kitchen.cli.cancel:cancel", "End a run for good."),
     "runs": ("kitchen.cli.runs:runs", "List the runs of a store."),
     "show": ("kitchen.cli.show:show", "Show where a run stands, and why."),
     "log": ("kitchen.cli.log:log", "Print a run's events, one line each."),
     "state": ("kitchen.cli.state:state", "Print a run's state, now or at any event."),
+    "trace": (
+        "kitchen.cli.trace:trace",
+        "Print what a run did, as text that two runs can be compared by.",
+    ),
+    "replay": (
+        "kitchen.cli.replay:replay",
+        "Go through a run again, and compare with what was recorded.",
+    ),
+    "diff": ("kitchen.cli.diff:diff", "Tell how two runs differ."),
+    "check": (
+        "kitchen.cli.check:check",
+        "Tell which runs can go on with a workflow as it is now.",
+    ),
     "graph": ("kitchen.cli.graph:graph", "Draw a workflow, or that of a run."),
     "verify": ("kitchen.cli.verify:verify", "Check that a store holds what was written."),
+    "gc": ("kitchen.cli.keeping:gc", "Remove runs that are over, and blobs that no run names."),
+    "export": ("kitchen.cli.keeping:export", "Write a run with its blobs to one file."),
+    "import": ("kitchen.cli.keeping:import_", "Read an exported run into a store."),
 }
 
 

@@ -4,7 +4,7 @@ Rules:
 
 1. A failure is told with what comes of it: another attempt, a rewind and what that costs, a handler.
    What ends the run is not told here, but as the run's end.
-2. What is told as a part of something else is not told again: a rewind by the line on resuming.
+2. What is told as a part of something else is not told again: a rewind at a resume by the plan of that.
 """
 
 from __future__ import annotations
@@ -95,6 +95,12 @@ def _rewound(told: Told) -> str | None:
     return line
 
 
+def _stages(state: State) -> str:
+    """How many stages a rewind has superseded, and are not yet done again."""
+    again = sum(isinstance(known, StageMemo) for known in state.memo.values())
+    return f"{again} stage{'' if again == 1 else 's'}"
+
+
 def _skipped(told: Told) -> str:
     return f"{told.where} failed and is skipped: {gist(told.event.failure)}"
 
@@ -158,42 +164,17 @@ def _saved(told: Told) -> str | None:
     return f"checkpoint at seq {told.state.seq - len(told.facts) + told.facts.index(told.fact) + 1}"
 
 
-def _resumed(told: Told) -> str:
-    return resumed_line(told.run, told.facts, told.state) or ""
-
-
-def resumed_line(run_id: str, facts: Sequence[Fact], state: State) -> str | None:
-    """What resuming did, in one line; None where these facts do not begin a resumption."""
-    resumed = next((fact.event for fact in facts if isinstance(fact.event, E.RunResumed)), None)
-    if resumed is None:
-        return None
-    before = state.seq - len(facts)
-    article = "an" if resumed.after[:1] in "aeiou" else "a"
-    told = f"resuming {run_id} after {article} {resumed.after} at seq {before}: "
-    rewound = next((fact.event for fact in facts if isinstance(fact.event, E.RunRewound)), None)
-    if rewound is None:
-        return told + "nothing was lost, going on from there"
-    saved = [state.core.resources[n].saved for n in rewound.touched if n in state.core.resources]
-    checkpoint = max((seq for seq in saved if seq is not None), default=None)
-    since = f"the checkpoint at {checkpoint}" if checkpoint else "it was opened"
-    stages = _stages(state)
-    names, was = ", ".join(rewound.touched), "were" if len(rewound.touched) > 1 else "was"
-    return (
-        f"{told}rewound to seq {rewound.to} ({names} {was} touched since {since}), "
-        f"{stages} {'runs' if stages == '1 stage' else 'run'} again"
-    )
-
-
-def _stages(state: State) -> str:
-    """How many stages a rewind has superseded, and are not yet done again."""
-    again = sum(isinstance(known, StageMemo) for known in state.memo.values())
-    return f"{again} stage{'' if again == 1 else 's'}"
+def _edited(told: Told) -> str:
+    event = told.event
+    what = ["config"] if bytes(event.config) else []
+    what += [f"seed {event.seed}"] if event.seed is not None else []
+    return f"edited: {', '.join([*what, *(f'state.{key}' for key in event.state)])}"
 
 
 _TOLD: dict[type[Event], Callable[[Told], str | None]] = {
     E.RunStarted: _started,
-    E.RunResumed: _resumed,
     E.RunRewound: _rewound,
+    E.RunEdited: _edited,
     E.RewindDiverged: _diverged,
     E.RunInterrupted: _interrupted,
     E.RunFailed: _run_failed,

@@ -39,13 +39,30 @@ def config_from(words: Sequence[str], declared: type | None) -> Any:
     Raises `ConfigError`.
     """
     file, overrides = _sorted_out(words)
-    given = read_toml(file) if file is not None else {}
-    shape = shape_of(declared)
-    for name, text in overrides:
-        _put(given, name.split("."), _value(text, name, shape))
+    given = _given(read_toml(file) if file is not None else {}, overrides, declared)
     config = convert(given, declared, strict=False)
     check_secrets(config)
     return config
+
+
+def edits_from(words: Sequence[str], declared: type | None) -> dict[str, Any]:
+    """The fields that words edit in the config of a run that is there, not yet converted.
+
+    Raises `ConfigError`.
+    """
+    file, overrides = _sorted_out(words)
+    if file is not None:
+        raise ConfigError(f"{file} is a whole config", hint="edit single fields: name=value")
+    return _given({}, overrides, declared)
+
+
+def _given(
+    given: dict[str, Any], overrides: Sequence[tuple[str, str]], declared: type | None
+) -> dict[str, Any]:
+    shape = shape_of(declared)
+    for name, text in overrides:
+        _put(given, name.split("."), _value(text, name, shape))
+    return given
 
 
 def read_toml(file: str) -> dict[str, Any]:
@@ -76,7 +93,7 @@ def _sorted_out(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]
             shown = f"{word.partition('=')[0]}=…" if "=" in word else word  # it may be a secret
             raise ConfigError(
                 f"{shown!r} is neither name=value nor a .toml file",
-                hint="kitchen run module:workflow [config.toml] [name=value ...]",
+                hint="write name=value; a .toml file is for kitchen run",
             )
     if len(files) > 1:
         raise ConfigError(

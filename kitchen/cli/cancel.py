@@ -48,7 +48,7 @@ def cancel(run: str, wait: float, store: str | None) -> None:
 
 def _ended(store: EventStore, run: str, wait: float) -> str:
     """End it; what became of it, in words."""
-    from kitchen import api
+    from kitchen.api import running as api
     from kitchen.cli.inert import inert
     from kitchen.errors import RunHeld
 

@@ -12,7 +12,7 @@ from kitchen.errors import UnknownRun
 from kitchen.history.history import is_taken_back, status_of
 from kitchen.ports.event_store import EventStore, RunInfo
 
-UNFINISHED = ("crashed", "failed", "interrupted", "undecided")
+UNFINISHED = ("crashed", "failed", "forked", "interrupted", "undecided")
 
 
 class Candidate(NamedTuple):

@@ -66,9 +66,11 @@ def _change(word: str, skipped: list[str]) -> tuple[str, str, Any]:
     )
 
 
-def resume_command(run: str, waiting: Sequence[str] = (), choice: str = "retry") -> str:
-    """The command that takes a run up, as it is typed."""
-    words = ["kitchen", "resume", shlex.quote(run)]
+def resume_command(
+    run: str, waiting: Sequence[str] = (), choice: str = "retry", more: Sequence[str] = ()
+) -> str:
+    """The command that takes a run up, as it is typed; `more`: further words of it."""
+    words = ["kitchen", "resume", shlex.quote(run), *more]
     for place in waiting:
         words += ["--decide", shlex.quote(f"{place}={choice}")]
     return " ".join(words)

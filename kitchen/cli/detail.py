@@ -1,28 +1,84 @@
-"""What an event says, in a few words for the end of its line in `kitchen log`."""
+"""What an event says, in a few words for the end of its line in `kitchen log`.
+
+Rules: of a config that was edited, the fields that differ are told, with their new values; of a
+secret, that it is one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
 
 from kitchen.cli import render
 from kitchen.errors import KitchenError
+from kitchen.log.live import live
 from kitchen.log.reader import fact_of
 from kitchen.machine.codec import Codec
-from kitchen.machine.events import Failure
+from kitchen.machine.events import NOTHING, Failure, RunEdited
 from kitchen.ports.event_store import Record
 
+if TYPE_CHECKING:
+    from kitchen.history.history import History
+
 _CODEC = Codec()
+_MISSING: Any = object()
 
 
-def detail(record: Record) -> str:
-    """The gist of an event; that it does not read, where it does not."""
+def detail(record: Record, history: History | None = None) -> str:
+    """The gist of an event; that it does not read, where it does not. `history`: that of its run,
+    from which alone it is known which fields of a config were edited.
+    """
     try:
         event: Any = fact_of(record).event
+        if isinstance(event, RunEdited):
+            before = NOTHING if history is None else _config_before(history, record.seq)
+            return ", ".join(edited(event, before))
     except KitchenError as error:
         return f"! {error.message}"
     told = _DETAILS.get(record.type)
     return told(event) if told is not None else ""
+
+
+def edited(event: RunEdited, before: msgspec.Raw) -> list[str]:
+    """What somebody changed; `before`: the config until then."""
+    told: list[str] = []
+    if bytes(event.config):
+        told += _differing(_tree(before), _tree(event.config), "config")
+    if event.seed is not None:
+        told.append(f"seed={event.seed}")
+    return told + [f"state.{key}={_value(raw)}" for key, raw in event.state.items()]
+
+
+def _config_before(history: History, seq: int) -> msgspec.Raw:
+    store, run = history.store, history.run_id
+    counting, config = live(store, run, seq - 1), history.started.config
+    for record in store.read(run, until=seq - 1, types=["RunEdited"], path=""):
+        event: Any = fact_of(record).event
+        if bytes(event.config) and counting.counts(record.seq):
+            config = event.config
+    return config
+
+
+def _tree(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _differing(before: Any, after: Any, where: str) -> Iterator[str]:
+    if before == after:
+        return
+    secret = isinstance(after, Mapping) and "$secret" in after
+    if secret or not (isinstance(after, Mapping) and isinstance(before, Mapping)):
+        yield f"{where}=" + ("(a secret)" if secret else _value(msgspec.json.encode(after)))
+        return
+    old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
+    for name, value in new.items():
+        yield from _differing(old.get(name, _MISSING), value, f"{where}.{name}")
+    yield from (f"{where}.{name} is gone" for name in old if name not in new)
 
 
 def _value(raw: Any) -> str:
@@ -47,7 +103,13 @@ def _resumed(event: Any) -> str:
 
 
 def _rewound(event: Any) -> str:
-    return f"to seq {event.to}: {event.reason or ', '.join(event.touched)}"
+    asked = ", as was asked" if event.asked else ""
+    return f"to seq {event.to}{asked}: {event.reason or ', '.join(event.touched)}"
+
+
+def _changed(event: Any) -> str:
+    told = [each for each in event.differences if not each.startswith("renamed: ")]
+    return "; ".join([*told, *(f"renamed: {was} -> {now}" for was, now in event.renamed.items())])
 
 
 def _diverged(event: Any) -> str:
@@ -115,6 +177,7 @@ def _saved(event: Any) -> str:
 
 _DETAILS: dict[str, Callable[[Any], str]] = {
     "RunStarted": _started,
+    "RunForked": lambda event: f"from {event.parent}, by pid {event.host.pid}",
     "RunResumed": _resumed,
     "RunRewound": _rewound,
     "RewindDiverged": _diverged,
@@ -131,7 +194,7 @@ _DETAILS: dict[str, Callable[[Any], str]] = {
     "BlockFailed": _block_failed,
     "FailureHandled": _handled,
     "TimeLimitStarted": lambda event: f"{event.seconds:g} s",
-    "WorkflowChanged": lambda event: "; ".join(event.differences),
+    "WorkflowChanged": _changed,
     "StatePut": lambda event: f"{event.key}={_value(event.value)}",
     "StateDeleted": lambda event: event.key,
     "StateAppended": lambda event: f"{event.key}+={_value(event.values)}",

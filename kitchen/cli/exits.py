@@ -33,7 +33,9 @@ from kitchen.errors import (
     RunExists,
     RunInterrupted,
     RunMismatch,
+    StateError,
     StoreError,
+    UnknownKey,
     UnknownRun,
     WorkflowError,
 )
@@ -46,11 +48,13 @@ _OF_USAGE = (
     ForeignStore,
     RunExists,
     RunMismatch,
+    StateError,
+    UnknownKey,
     UnknownRun,
     WorkflowError,
 )
 _COMMAND = re.compile(
-    r"\bkitchen (?:(?:resume|cancel|show|log|state)\b(?: (?!--)(?:'[^']*'|[^\s,;]+))?|verify\b)"
+    r"\bkitchen (?:(?:resume|fork|cancel|show|log|state|export)\b(?: (?!--)(?:'[^']*'|[^\s,;]+))?|verify\b)"
 )
 
 

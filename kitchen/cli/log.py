@@ -2,7 +2,8 @@
 
 Rules:
 
-1. What a rewind has superseded is marked `~` and dimmed; it is never left out.
+1. What a rewind has superseded is marked `~` and dimmed; it is never left out. Where a run went
+   back into such a stretch, that counts again.
 2. An event that does not read is a line that says so, and the log goes on behind it.
 3. `-f` asks the store for its head a few times a second and reads only what is new. It ends with
    the run, and quietly on Ctrl-C.
@@ -121,7 +122,9 @@ class Printer:
 
     def print(self, records: Iterable[Record]) -> None:
         """Print them all."""
-        self._stretches = self._history.superseded
+        from kitchen.log.live import live
+
+        self._live = live(self._history.store, self._history.run_id)
         lines: list[str] = []
         size = 0
         for record in records:
@@ -134,22 +137,19 @@ class Printer:
         if lines:
             click.echo("\n".join(lines))
 
-    def _counts(self, seq: int) -> bool:
-        return not any(low < seq < high for low, high in self._stretches)
-
     def _line(self, record: Record) -> str:
         from kitchen.cli import render
         from kitchen.cli.detail import detail
         from kitchen.cli.inert import one_line
 
-        counts = self._counts(record.seq)
+        counts = self._live.counts(record.seq)
         where = render.place(record.path, record.visit, self._history.loops)
         attempt = f" #{record.attempt}" if record.attempt > 1 else ""
         line = (
             f"{' ' if counts else '~'}{record.seq:>6}  {render.moment(record.at)}  "
             f"{one_line(record.type, 60):<18}  {one_line(where, _WIDEST)}{attempt}"
         )
-        told = one_line(detail(record), _WIDEST)
+        told = one_line(detail(record, self._history), _WIDEST)
         line = f"{line}  {told}" if told else line
         return line.rstrip() if counts else click.style(line.rstrip(), dim=True)
 
@@ -166,7 +166,7 @@ class Printer:
             "path": record.path,
             "visit": record.visit,
             "attempt": record.attempt,
-            "counts": self._counts(record.seq),
+            "counts": self._live.counts(record.seq),
         }
         try:
             told["event"] = msgspec.json.decode(record.payload)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kitchen.cli.exits import StoreRefused
+from kitchen.cli.exits import StoreRefused, Usage
 
 if TYPE_CHECKING:
     from kitchen.history.history import History
@@ -83,6 +83,13 @@ def one_run(path: str | None, given: str) -> Generator[History]:
 
     with reading(path) as store:
         yield History(store, named(store, given))
+
+
+def check_seq(store: EventStore, run: str, seq: int | None) -> None:
+    """Raises `Usage` where a run has no such event; None is any."""
+    head = store.head(run)
+    if seq is not None and not 0 < seq <= head:
+        raise Usage(f"run {run!r} has the events 1 to {head}, not {seq}")
 
 
 @contextmanager

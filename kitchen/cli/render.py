@@ -43,6 +43,13 @@ def seconds(length: float) -> str:
     return f"{length / 60:.0f} min" if length < 7_200 else span(length)
 
 
+def took(length: float) -> str:
+    """How long something took: `12 ms`, `3.2 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    from kitchen.runner.planning import spelled
+
+    return f"{max(0.0, length) * 1000:.0f} ms" if length < 1 else spelled(length)
+
+
 def moment(nanoseconds: int) -> str:
     """A time of day where the reader is, to the second."""
     return f"{datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).astimezone():%Y-%m-%d %H:%M:%S}"

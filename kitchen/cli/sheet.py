@@ -18,6 +18,8 @@ _ARROWS = {"put": "->", "append": "+", "merge": "|", "add": "+", "delete": "->"}
 def lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{told['id']}  {told['status']}"
     rows = [("workflow", f"{told['locator'] or told['workflow']}  ({told['fingerprint']})")]
+    if told["parent"]:
+        rows.append(("forked from", f"{told['parent']} at event {told['forked_at']}"))
     rows.append(
         (
             "started",
@@ -26,7 +28,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     )
     rows.append(("last event", f"{render.local(told['last_event'])}, seq {told['events']}"))
     if told["rewinds"]:
-        what = f"{told['superseded']} events superseded by {told['rewinds']} rewind(s)"
+        what = f"{told['superseded']} events superseded, {told['rewinds']} rewind(s)"
         rows.append(("rewound", what))
     if told["owner"]:
         rows.append(("held by", f"pid {told['owner']['pid']} on {told['owner']['host']}"))

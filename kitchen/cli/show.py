@@ -22,15 +22,20 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show where a run stands, and why.")
 @click.argument("run")
+@click.option("--tree", is_flag=True, help="Show its visits as a tree.")
+@click.option("--all", "everything", is_flag=True, help="With --tree: leave nothing out.")
 @options.as_json
 @options.common
 @click.pass_context
-def show(ctx: click.Context, run: str, as_json: bool, store: str | None) -> None:
+def show(
+    ctx: click.Context, run: str, tree: bool, everything: bool, as_json: bool, store: str | None
+) -> None:
     """Show where a run stands, and why.
 
     \b
     Example:
       kitchen show training-20260131-142501-3f9a
+      kitchen show first --tree
     """
     from kitchen.cli import render
     from kitchen.cli.choosing import UNFINISHED
@@ -38,6 +43,9 @@ def show(ctx: click.Context, run: str, as_json: bool, store: str | None) -> None
     from kitchen.cli.sheet import lines
 
     with options.one_run(store, run) as history:
+        if tree:
+            _tree(history, everything=everything, as_json=as_json)
+            return
         told = describe(history)
     if told["status"] in UNFINISHED and not told["taken_back"]:
         for key, choice in (("resume", "retry"), ("resume_skipping", "skip")):
@@ -45,6 +53,14 @@ def show(ctx: click.Context, run: str, as_json: bool, store: str | None) -> None
                 command = resume_command(told["id"], told["undecided"], choice)
                 told[key] = in_this_store(ctx, command)
     click.echo(render.jsoned(told) if as_json else inert("\n".join(lines(told))))
+
+
+def _tree(history: History, *, everything: bool, as_json: bool) -> None:
+    from kitchen.cli import render, tree
+
+    root = history.tree()
+    drawn = tree.of_visits(root, everything=everything)
+    click.echo(render.jsoned(tree.described(root)) if as_json else inert("\n".join(drawn)))
 
 
 def describe(history: History) -> dict[str, Any]:
@@ -56,21 +72,23 @@ def describe(history: History) -> dict[str, Any]:
     started, state = history.started, history.folded()
     last = history.store.latest(history.run_id)
     active = [render.place(a.path, a.visit, history.loops) for a in state.core.control.active]
-    stretches = history.superseded
+    rewinds = history.store.read(history.run_id, types=["RunRewound"], path="")
     return {
         "id": history.run_id,
+        "parent": run.parent,
+        "forked_at": run.forked_at or None,
         "workflow": started.workflow,
         "status": status,
         "started": render.iso(run.created_at),
         "last_event": render.iso(last.at) if last else None,
         "events": run.head,
-        "superseded": _superseded(stretches),
-        "rewinds": len(stretches),
+        "superseded": sum(high - 1 - low for low, high in history.superseded),
+        "rewinds": sum(1 for _ in rewinds),
         "owner": run.owner._asdict() if run.owner else None,
         "locator": str(started.locator) if started.locator else None,
         "fingerprint": started.fingerprint,
-        "seed": started.seed,
-        "host": {"pid": started.host.pid, "host": started.host.host, **started.host.versions},
+        "seed": history.begun.seed,
+        "host": _host(history),
         "config": render.builtin(history.config),
         "at": [] if status == "completed" else active,
         "undecided": list(history.undecided),
@@ -92,13 +110,13 @@ def describe(history: History) -> dict[str, Any]:
     }
 
 
-def _superseded(stretches: list[tuple[int, int]]) -> int:
-    """How many events no longer count; the stretches may overlap."""
-    count, upto = 0, 0
-    for low, high in sorted(stretches):
-        count += max(0, high - 1 - max(low, upto))
-        upto = max(upto, high - 1)
-    return count
+def _host(history: History) -> dict[str, Any]:
+    """Where the run was made: a fork is another's up to where it was forked."""
+    from kitchen.log.reader import fact_of
+
+    made = history.store.latest(history.run_id, ["RunForked"], path="")
+    event: Any = history.started if made is None else fact_of(made).event
+    return {"pid": event.host.pid, "host": event.host.host, **event.host.versions}
 
 
 def _resources(history: History, state: State) -> list[dict[str, Any]]:
@@ -119,12 +137,14 @@ def _resources(history: History, state: State) -> list[dict[str, Any]]:
 
 def _checkpoint(history: History) -> dict[str, Any] | None:
     from kitchen.cli import render
+    from kitchen.history.counted import counted
+    from kitchen.log.reader import LogReader
 
-    stretches = history.superseded
+    store, run = history.store, history.run_id
+    renaming = LogReader(store, run, history.program).renaming
     found = None
-    for record in history.store.read(history.run_id, types=["CheckpointSaved"]):
-        if not any(low < record.seq < high for low, high in stretches):
-            found = record
+    for record in counted(store, run, renaming, ["CheckpointSaved"]):
+        found = record
     if found is None:
         return None
     where = render.place(found.path, found.visit, history.loops)

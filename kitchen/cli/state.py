@@ -28,9 +28,7 @@ def state(run: str, key: str | None, at: int | None, as_json: bool, store: str |
     from kitchen.runner.config import suggest
 
     with options.one_run(store, run) as history:
-        head = history.store.head(history.run_id)
-        if at is not None and not 0 < at <= head:
-            raise Usage(f"run {history.run_id!r} has the events 1 to {head}, not {at}")
+        options.check_seq(history.store, history.run_id, at)
         try:
             values = history.state_at(at)
         except HistoryError as error:

@@ -6,7 +6,8 @@ Rules:
    and what the state has instead, and with how much of its retry budget is spent.
 2. What was taken care of is told too: what was skipped, handled, rolled back, rewound and at which
    cost, and decided.
-3. What of it does not read is told where it stands, and does not hide the rest.
+3. A fork, and a run that somebody sent another way, has fresh budgets from there on.
+4. What of it does not read is told where it stands, and does not hide the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import msgspec
 
 from kitchen.cli import render
 from kitchen.errors import KitchenError
-from kitchen.log.reader import fact_of
+from kitchen.history.history import last_turn
+from kitchen.log.live import Live, live, of_rewinds
+from kitchen.log.reader import LogReader, fact_of
 from kitchen.machine import cells, lanes
 from kitchen.machine import events as E
 from kitchen.machine.codec import Codec
@@ -32,7 +35,10 @@ if TYPE_CHECKING:
     from kitchen.ports.event_store import Record
 
 _ATTEMPTS, _LAST, _WIDTH = 50, 100, 100
-_TRIES = ("StageFailed", "StageInterrupted", "RetryScheduled", "RunResumed")
+_TRIES = (
+    "StageFailed", "StageInterrupted", "RetryScheduled", "RunResumed", "RunRewound", "RunForked",
+)  # fmt: skip
+_OF_THE_RUN = (E.RunResumed, E.RunRewound, E.RunForked)
 _CHANGES = {
     E.StatePut: ("put", "value"),
     E.StateAppended: ("append", "values"),
@@ -45,8 +51,8 @@ _CODEC = Codec()
 
 def failure(history: History) -> dict[str, Any] | None:
     """Why a run has failed."""
-    record = history.store.latest(history.run_id, ["RunFailed"])
-    if record is None:
+    record = last_turn(history.store, history.run_id)
+    if record is None or record.type != E.RunFailed.__name__:
         return None
     event: Any = fact_of(record).event
     told = {name: getattr(event.failure, name) for name in ("type", "message", "hint", "traceback")}
@@ -77,22 +83,30 @@ def _tries(
     attempts: deque[dict[str, Any]] = deque(maxlen=_ATTEMPTS)
     waits: list[float] = []
     last: Record | None = None
-    stretches = history.superseded
+    counting = live(history.store, history.run_id)
+    names = LogReader(history.store, history.run_id, history.program).renaming
     for record in history.store.read(history.run_id, types=_TRIES):
-        if record.type != "RunResumed" and (record.path, record.visit) != at:
-            continue
         event: Any = fact_of(record).event
-        if isinstance(event, E.RunResumed):
-            waits = [] if event.after == "failure" else waits
+        if isinstance(event, _OF_THE_RUN):
+            waits = [] if _is_fresh(event) else waits
+        elif (names.path(record.seq, record.path), record.visit) != at:
+            continue
         elif isinstance(event, E.RetryScheduled):
             waits += [event.delay] if not event.since else []
         else:
-            attempts.append(_attempt(record, event, stretches))
+            attempts.append(_attempt(record, event, counting))
             last = record if isinstance(event, E.StageFailed) else last
     return list(attempts), waits, last
 
 
-def _attempt(record: Record, event: Any, stretches: list[tuple[int, int]]) -> dict[str, Any]:
+def _is_fresh(event: Any) -> bool:
+    """Whether retry budgets are fresh behind what happened to the run."""
+    if isinstance(event, E.RunResumed):
+        return event.after == "failure"
+    return isinstance(event, E.RunForked) or event.asked
+
+
+def _attempt(record: Record, event: Any, counting: Live) -> dict[str, Any]:
     found: E.Failure | None = None
     if isinstance(event, E.StageInterrupted):
         ended = "interrupted" if event.begun else "not begun"
@@ -106,7 +120,7 @@ def _attempt(record: Record, event: Any, stretches: list[tuple[int, int]]) -> di
         "ended": ended,
         "type": found.type if found is not None else None,
         "message": found.message if found is not None else None,
-        "counts": not any(low < record.seq < high for low, high in stretches),
+        "counts": counting.counts(record.seq),
     }
 
 
@@ -199,25 +213,42 @@ def incidents(history: History) -> dict[str, Any]:
 
 def _incidents(history: History) -> Iterator[tuple[Record, str, str, int]]:
     """An incident's record, kind, words, and how many events a rewind has superseded."""
-    live: list[tuple[int, int]] = []  # where a rewind went to, and how many it superseded
+    names = LogReader(history.store, history.run_id, history.program).renaming
+    backs: list[tuple[int, int]] = []
     for record in history.store.read(history.run_id, types=list(_KINDS)):
         event: Any = fact_of(record).event
         what, cost = _KINDS[record.type], 0
         if isinstance(event, E.RunRewound):
-            cost = record.seq - 1 - event.to
-            while live and live[-1][0] >= event.to:
-                cost -= live.pop()[1]
-            live.append((event.to, record.seq - 1 - event.to))
-            names = ", ".join(event.touched)
-            why = f" ({names} had been touched)" if names else ""
-            told = f"rewound to seq {event.to}: {cost} events done again{why}"
+            cost = _superseded(backs, record.seq - 1, event.to)
+            backs.append((record.seq, event.to))
+            told = _rewound(event, cost)
+            what, cost = ("sent_back", 0) if event.asked else (what, cost)
         elif isinstance(event, E.EffectDecided):
             told = f"decided: {event.choice}"
         elif isinstance(event, E.FailureHandled):
             told = "its failure was handled"
         else:
             told = _words(event)
-        yield record, what, told, cost
+        yield record._replace(path=names.path(record.seq, record.path)), what, told, cost
+
+
+def _superseded(backs: list[tuple[int, int]], last: int, to: int) -> int:
+    """How many events that count at `last` do not count any more when the run goes back to `to`."""
+    now, then = of_rewinds(backs, last).stretches, of_rewinds(backs, to).stretches
+    cost = sum(high - low + 1 for low, high in now)
+    for one, other in zip(now, then, strict=False):
+        if one[0] != other[0]:
+            break  # what lies behind is not shared either: where a stretch begins tells all before
+        cost -= min(one[1], other[1]) - one[0] + 1
+    return cost
+
+
+def _rewound(event: E.RunRewound, cost: int) -> str:
+    if event.asked:
+        return f"sent back to seq {event.to}: {cost} events no longer count"
+    names = ", ".join(event.touched)
+    why = f" ({names} had been touched)" if names else ""
+    return f"rewound to seq {event.to}: {cost} events done again{why}"
 
 
 def _words(event: Any) -> str:

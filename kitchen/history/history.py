@@ -13,29 +13,36 @@ from typing import Any, NamedTuple, cast
 from kitchen.errors import CorruptValue, HistoryError, KitchenError
 from kitchen.history import metrics
 from kitchen.history.metrics import Point
+from kitchen.history.places import places
+from kitchen.history.trace import TURNS, Teller, ending, turn
+from kitchen.history.tree import TreeNode, tree_of
+from kitchen.log.live import begun, live
 from kitchen.log.reader import LogReader, blamed, fact_of, recorded_ir, started
 from kitchen.machine import cells
 from kitchen.machine.chart import Program, compile_workflow
 from kitchen.machine.codec import Codec
-from kitchen.machine.events import Event, RunStarted, Visit, spell
+from kitchen.machine.events import Event, Failure, RunFailed, RunStarted, Visit, spell
 from kitchen.machine.outstanding import undecided
-from kitchen.machine.state import State
-from kitchen.ports.event_store import EventStore
+from kitchen.machine.state import Control, State
+from kitchen.ports.event_store import EventStore, Record
 from kitchen.workflow.ir import StageNode, WorkflowIR, walk
 
 LIFE = (
-    "RunStarted", "RunResumed", "RunInterrupted", "RunCancelled", "RunCompleted", "RunFailed",
+    "RunStarted", "RunForked", "RunResumed", "RunInterrupted", "RunCancelled", "RunCompleted",
+    "RunFailed",
 )  # fmt: skip
 _CHANGES = ("StatePut", "StateAppended", "StateIncremented", "StateMerged")
 _STATUS = {
     "RunStarted": "running",
+    "RunForked": "forked",
     "RunResumed": "running",
     "RunInterrupted": "interrupted",
     "RunCancelled": "cancelled",
     "RunCompleted": "completed",
     "RunFailed": "failed",
 }
-_STOPPED = frozenset({"crashed", "interrupted", "failed"})
+_STOPPED = frozenset({"crashed", "interrupted", "failed", "forked"})
+_RUN = ""  # the path of what happens to the run as a whole
 
 
 class Recorded(NamedTuple):
@@ -55,17 +62,27 @@ class Recorded(NamedTuple):
 
 
 def status_of(store: EventStore, run: str) -> str:
-    """ "running", "crashed", "interrupted", "undecided", "completed", "failed" or "cancelled", from
-    the run's last turn.
+    """ "running", "crashed", "interrupted", "undecided", "completed", "failed", "cancelled" or
+    "forked", from the run's last turn.
 
     A run that nobody holds and that says it is running has crashed. One that has stopped, and does
-    not go on before somebody has decided something, is undecided.
+    not go on before somebody has decided something, is undecided. A fork is forked until it is
+    taken up.
     """
-    last = store.latest(run, LIFE)
+    last = last_turn(store, run)
     status = _STATUS[last.type] if last is not None else "empty"
     if status == "running" and store.run(run).owner is None:
         status = "crashed"
     return "undecided" if status in _STOPPED and undecided_of(store, run) else status
+
+
+def last_turn(store: EventStore, run: str) -> Record | None:
+    """The last event that says whether the run goes on; None where the log is empty."""
+    # A failure has the path of what failed, and ends the log. The others have an index.
+    ending = store.latest(run)
+    if ending is not None and ending.type == RunFailed.__name__:
+        return ending
+    return store.latest(run, LIFE, path=_RUN)
 
 
 def undecided_of(store: EventStore, run: str) -> tuple[str, ...]:
@@ -84,10 +101,12 @@ def undecided_of(store: EventStore, run: str) -> tuple[str, ...]:
 
 def is_taken_back(store: EventStore, run: str) -> bool:
     """Whether a run failed and rolled its completed stages back: there is nothing to go on from."""
-    if status_of(store, run) != "failed" or store.latest(run, ["StageRolledBack"]) is None:
+    if status_of(store, run) != "failed":
         return False
     try:
         ir = recorded_ir(store, run)
+        if not ir.compensate:  # as nearly always, and folding takes longer
+            return False
         return LogReader(store, run, compile_workflow(ir)).state_at(None).is_taken_back
     except KitchenError:
         return False
@@ -122,7 +141,7 @@ class History:
 
     @property
     def status(self) -> str:
-        """ "running", "crashed", "interrupted", "undecided", "completed", "failed" or "cancelled"."""
+        """What `status_of` says."""
         return status_of(self.store, self.run_id)
 
     @property
@@ -140,17 +159,29 @@ class History:
         return started(self.store, self.run_id)
 
     @property
+    def begun(self) -> RunStarted:
+        """The same, with the config and the seed as somebody has edited them since."""
+        return begun(self.store, self.run_id)
+
+    @property
     def config(self) -> Any:
-        """The config, as built-ins. Raises `CorruptValue` where it is none."""
-        text = self.started.config
+        """The config as it was edited, as built-ins. Raises `CorruptValue` where it is none."""
         try:
-            found = Codec().decode(text, self._reader.fetch)
+            found = Codec().decode(self.begun.config, self._reader.fetch)
         except CorruptValue as error:
-            raise self._blaming(error, 1) from None
+            raise self._blaming(error, self._configured_at()) from None
         if not isinstance(found, Mapping):
             wrong = CorruptValue(f"the recorded config is a {type(found).__name__}")
-            raise self._blaming(wrong, 1)
+            raise self._blaming(wrong, self._configured_at())
         return cast("Mapping[Any, Any]", found)
+
+    def _configured_at(self) -> int:
+        """The seq of the event that holds the config."""
+        for record in self.store.read(self.run_id, types=["RunEdited"], path=_RUN):
+            event: Any = fact_of(record).event
+            if event.config == self.begun.config:
+                return record.seq
+        return 1
 
     @property
     def events(self) -> list[Recorded]:
@@ -159,22 +190,18 @@ class History:
 
     def tail(self, after: int) -> Iterator[Recorded]:
         """The events behind a seq."""
-        superseded = self.superseded
+        counting = live(self.store, self.run_id)
         for record in self.store.read(self.run_id, after=after):
             _, path, visit, attempt = fact = fact_of(record)
             yield Recorded(
                 record.seq, record.at, record.type, path, visit, attempt, fact.event,
-                not any(low < record.seq < high for low, high in superseded),
+                counting.counts(record.seq),
             )  # fmt: skip
 
     @property
     def superseded(self) -> list[tuple[int, int]]:
         """The stretches that no longer count: (last seq kept, seq of the rewind)."""
-        stretches: list[tuple[int, int]] = []
-        for record in self.store.read(self.run_id, types=["RunRewound"]):
-            event: Any = fact_of(record).event
-            stretches.append((event.to, record.seq))
-        return stretches
+        return live(self.store, self.run_id).superseded
 
     def folded(self, seq: int | None = None) -> State:
         """The kernel's state at a seq (None: the head).
@@ -204,11 +231,11 @@ class History:
 
     def _changed_at(self, key: str, until: int) -> int:
         """The seq of the last event at or before `until` that changed a key and counts."""
-        superseded = [(low, high) for low, high in self.superseded if high <= until]
+        counting = live(self.store, self.run_id, until)
         last = 1
         for record in self.store.read(self.run_id, until=until, types=_CHANGES):
             event: Any = fact_of(record).event
-            if event.key == key and not any(low < record.seq < high for low, high in superseded):
+            if event.key == key and counting.counts(record.seq):
                 last = record.seq
         return last
 
@@ -216,6 +243,45 @@ class History:
         for record in self.store.read(self.run_id, after=seq - 1, until=seq):
             return blamed(error, record)
         return error
+
+    @cached_property
+    def failed(self) -> tuple[str, Failure | None]:
+        """Where the run has failed, spelled, and of what; nothing where it has not."""
+        last = last_turn(self.store, self.run_id)
+        if last is None or last.type != RunFailed.__name__:
+            return "", None
+        event: Any = fact_of(last).event
+        path = self._reader.renaming.path(last.seq, last.path)
+        return spell(path, last.visit, self.loops.get(path)), event.failure
+
+    def tree(self) -> TreeNode:
+        """The tree of what counts: loops, their visits, and the stages, in the order of the program.
+
+        Raises `HistoryError` and `CorruptStore` where the log does not read.
+        """
+        root = places(self.store, self.run_id, self.program)
+        status = self.status
+        control = Control() if status == "completed" else self.folded().core.control
+        return tree_of(root, self.program, control, status)
+
+    def trace(self, level: str = "events", *, digits: int | None = None, life: bool = False) -> str:
+        """The run as stable text, the same for runs that did the same.
+
+        `level`: "stages" (a line for each that was committed), "state" (those, with what each
+        changed) or "events". `digits`: floats are rounded to so many significant ones. `life`:
+        crashes, rewinds and failed attempts are told as well. Raises `ArgumentError` for another
+        level.
+        """
+        teller = Teller(level, self.loops, digits=digits, life=life)
+        try:
+            lines = list(teller.beginning(self.begun))
+        except CorruptValue as error:
+            raise self._blaming(error, 1) from None
+        lines += teller.lines(places(self.store, self.run_id, self.program))
+        if life:
+            turns = self.store.read(self.run_id, types=TURNS, path=_RUN)
+            lines += [turn(fact_of(record).event) for record in turns]
+        return "\n".join([*lines, ending(self.status, *self.failed), ""])
 
     def metrics(self, name: str) -> list[Point]:
         """A metric's points that count, in the order of their commits."""

@@ -4,7 +4,8 @@ Rules:
 
 1. A metric counts once the attempt that recorded it is committed.
 2. What a rewind superseded does not count, so nothing is counted twice. Nor does what the branches
-   of a parallel recorded that failed, where the failure was handled: they leave nothing.
+   of a parallel recorded that failed, where the failure was handled: they leave nothing. What an
+   attempt had recorded that a rewind or a fork cut off does not count with the next.
 3. The order is that of the program, whatever ran beside each other and finished first: by the
    place of the stage in the workflow and the indices of its loops, level by level. So a run that
    was killed tells the same series as one that was not. Within a visit, it is the order of
@@ -17,7 +18,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from kitchen.errors import CorruptValue
-from kitchen.log.reader import blamed, fact_of, recorded_ir
+from kitchen.history.counted import counted
+from kitchen.log.reader import blamed, fact_of, recorded_ir, recorded_renaming
+from kitchen.log.renaming import Renaming
 from kitchen.machine.cells import no_blobs
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import (
@@ -25,7 +28,6 @@ from kitchen.machine.events import (
     BlockFailed,
     FailureHandled,
     MetricRecorded,
-    RunRewound,
     StageCompleted,
     Visit,
 )
@@ -33,7 +35,9 @@ from kitchen.machine.outstanding import within
 from kitchen.ports.event_store import EventStore, Record
 from kitchen.workflow.ir import ParallelNode, ParallelOverNode, WorkflowIR, program_order, walk
 
-TYPES = ("MetricRecorded", "StageCompleted", "RunRewound", "BlockFailed", "FailureHandled")
+TYPES = (
+    "MetricRecorded", "StageCompleted", "RunRewound", "RunForked", "BlockFailed", "FailureHandled",
+)  # fmt: skip
 _NUMBERS = Codec()
 
 
@@ -50,47 +54,38 @@ class Point(NamedTuple):
 
 def series(store: EventStore, run: str, name: str | None = None) -> dict[str, list[Point]]:
     """The points that count, by metric; only those of `name` if given."""
-    found = collect(store.read(run, types=TYPES), name)
+    renaming = recorded_renaming(store, run)
+    found = collect(counted(store, run, renaming, TYPES), renaming, name)
     return in_order(found, recorded_ir(store, run)) if found else found
 
 
-def collect(records: Iterable[Record], name: str | None = None) -> dict[str, list[Point]]:
-    """The points that count among these records, which begin with the run's first, in the order
-    of their commits."""
+def collect(
+    records: Iterable[Record], renaming: Renaming, name: str | None = None
+) -> dict[str, list[Point]]:
+    """The points among these records, all of which count, in the order of their commits."""
     pending: dict[tuple[str, Visit, int], list[tuple[str, Point]]] = {}
-    counted: list[tuple[int, str, Point]] = []
+    committed: list[tuple[str, Point]] = []
     stood: dict[Address, Address] = {}
     for record in records:
         key = (record.path, record.visit, record.attempt)
-        if record.type == "MetricRecorded":
+        if record.type == MetricRecorded.__name__:
             event: Any = fact_of(record).event
-            assert isinstance(event, MetricRecorded)
             if name is None or event.name == name:
-                point = Point(
-                    _number(event, record),
-                    event.step,
-                    record.seq,
-                    record.at,
-                    record.path,
-                    record.visit,
-                )
+                point = Point(_number(event, record), event.step, record.seq, record.at, *key[:2])
                 pending.setdefault(key, []).append((event.name, point))
         elif record.type == StageCompleted.__name__:
-            counted += [(record.seq, label, point) for label, point in pending.pop(key, ())]
+            committed += pending.pop(key, ())
         elif record.type == BlockFailed.__name__:
             failed: Any = fact_of(record).event
-            stood[Address(record.path, record.visit)] = failed.stood
+            path, visit = failed.stood
+            stood[Address(*key[:2])] = Address(renaming.path(record.seq, path), visit)
         elif record.type == FailureHandled.__name__:
-            at = stood.pop(Address(record.path, record.visit), None)
-            counted = [p for p in counted if not at or not at.path or not _in(p[2], at)]
+            at = stood.pop(Address(*key[:2]), None)
+            committed = [p for p in committed if not at or not at.path or not _in(p[1], at)]
         else:
-            rewound: Any = fact_of(record).event
-            assert isinstance(rewound, RunRewound)
-            while counted and counted[-1][0] > rewound.to:
-                counted.pop()
             pending.clear()
     found: dict[str, list[Point]] = {}
-    for _, label, point in counted:
+    for label, point in committed:
         found.setdefault(label, []).append(point)
     return found
 

@@ -10,7 +10,7 @@ Rules:
 2. Every append names the head it expects, so a process that no longer owns the run fails.
 3. Blobs that events name are stored before the events.
 4. A snapshot is taken every `EVERY` events (more rarely when they are large), at checkpoints and
-   at rewinds; the last two are pinned.
+   at rewinds, and kept: the state at any event of a long run is then a moment away.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ from kitchen.ports.event_store import EventStore, NewEvent
 _logger = logging.getLogger("kitchen.run")
 
 EVERY = 2_000
-_BYTES_AN_EVENT = 200
-_PINNING = frozenset({CheckpointSaved, RunRewound})
+_BYTES_AN_EVENT = 50  # so that snapshots, which are kept, take less room than the log
+_MARKS = frozenset({CheckpointSaved, RunRewound})
+
+
+def new_event(fact: Fact) -> NewEvent:
+    """A fact on its way into the log."""
+    event, path, visit, attempt = fact
+    return NewEvent(type(event).__name__, path, visit, attempt, to_json(event))
 
 
 class Journal(LogReader):
@@ -94,10 +100,7 @@ class Journal(LogReader):
         if blobs:
             for data in blobs.values():
                 self.store.blobs.put(data)
-        new = [
-            NewEvent(type(event).__name__, path, visit, attempt, to_json(event))
-            for event, path, visit, attempt in facts
-        ]
+        new = [new_event(fact) for fact in facts]
         if self.state.seq == 0:
             first = facts[0].event
             assert isinstance(first, RunStarted)
@@ -131,18 +134,14 @@ class Journal(LogReader):
     def _cache(self, facts: Sequence[Fact]) -> None:
         """Take a snapshot if it is time to."""
         state = self.state
-        pinned = False
-        for fact in facts:
-            pinned = pinned or type(fact.event) in _PINNING
-        if not (pinned or state.seq - self._snapshot_at >= self._due):
+        due = state.seq - self._snapshot_at >= self._due
+        if not due and not any(type(fact.event) in _MARKS for fact in facts):
             return
         body = snapshot.dump(state)
         self._snapshot_at = state.seq
         self._due = max(EVERY, len(body) // _BYTES_AN_EVENT)
         key = snapshot_key(self.program)
         try:
-            self.store.save_snapshot(self.run, state.seq, key, body, pinned=pinned)
-            if not pinned:
-                self.store.prune_snapshots(self.run)
+            self.store.save_snapshot(self.run, state.seq, key, body)
         except StoreError:  # the log has the events; without the cache, folding takes longer
             _logger.exception("run %s: a snapshot could not be saved", self.run)

@@ -8,7 +8,8 @@ Rules:
    not read, or does not fit the program, is passed over.
 3. The store may have been made by anybody. A record that does not read, or cannot follow, is a
    `HistoryError` that names its run, seq and type, whatever it is that Python says of it.
-4. What a rewind goes back to is kept while the log is folded: rewinds that go back behind each
+4. Facts have the paths that nodes have on the program: those that were renamed since, the new one.
+5. What a rewind goes back to is kept while the log is folded: rewinds that go back behind each
    other would else double the work, each of them.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from kitchen.errors import (
@@ -28,6 +30,7 @@ from kitchen.errors import (
     StoreError,
 )
 from kitchen.log.recorded import read_ir
+from kitchen.log.renaming import Names, Renamed, Renaming
 from kitchen.machine import snapshot
 from kitchen.machine.chart import Program
 from kitchen.machine.events import Fact, RunStarted, from_json
@@ -93,7 +96,7 @@ def recorded_ir(store: EventStore, run: str) -> WorkflowIR:
     Raises `NotResumable` where the log is empty, `CorruptStore` where it was not or where the event
     is damaged, `HistoryError` where it does not read.
     """
-    record = store.latest(run, ["RunStarted", "WorkflowChanged"])
+    record = store.latest(run, ["RunStarted", "WorkflowChanged"], path="")
     if record is None:
         store.run(run)  # an unknown run is told as such
         check(store, run, 0)
@@ -121,6 +124,26 @@ def started(store: EventStore, run: str) -> RunStarted:
     raise HistoryError(f"the log of run {run!r} does not begin with RunStarted: {found}")
 
 
+def recorded_renaming(store: EventStore, run: str, *pending: Renamed) -> Renaming:
+    """How the names of nodes have changed, and change now."""
+    changes: list[Renamed] = []
+    if run_exists(store, run):
+        for record in store.read(run, types=["WorkflowChanged"], path=""):
+            event: Any = fact_of(record).event
+            if event.renamed:
+                changes.append(Renamed(record.seq, event.renamed))
+    return Renaming((*changes, *pending))
+
+
+def run_exists(store: EventStore, run: str) -> bool:
+    """Whether there is a run of that id."""
+    try:
+        store.run(run)
+    except LookupError:  # UnknownRun, as a store that was not adapted raises it too
+        return False
+    return True
+
+
 def snapshot_key(program: Program) -> str:
     """What a snapshot must have been folded by to serve: this workflow, this layout."""
     return f"{program.fingerprint}/{snapshot.LAYOUT}"
@@ -137,6 +160,18 @@ class LogReader:
         self._kept: dict[int, State] = {}
         self._seqs: list[int] = []  # of those kept, sorted
         self._entries = 0
+
+    @cached_property
+    def renaming(self) -> Renaming:
+        """How the names of nodes have changed."""
+        return recorded_renaming(self.store, self.run)
+
+    def rename(self, names: Names) -> None:
+        """Have the events of now with other names: the program has these already."""
+        told = recorded_renaming(
+            self.store, self.run, Renamed(self.store.head(self.run) + 1, names)
+        )
+        self.renaming = told
 
     def state_at(self, seq: int | None) -> State:
         """The state folded up to and including `seq` (None: the head).
@@ -163,7 +198,7 @@ class LogReader:
             for record in self.store.read(self.run, after=state.seq, until=seq):
                 if record.seq != state.seq + 1:
                     raise self._gap(state.seq + 1, record.seq)
-                fact = fact_of(record)
+                fact = self.renaming.fact(record.seq, fact_of(record))
                 try:
                     apply(self.program, state, fact, self)
                 except StoreError:
@@ -199,7 +234,8 @@ class LogReader:
 
     def facts(self, after: int, until: int) -> Iterable[Fact]:
         """The events with `after` < seq < `until`."""
-        return map(fact_of, self.store.read(self.run, after=after, until=until - 1))
+        for record in self.store.read(self.run, after=after, until=until - 1):
+            yield self.renaming.fact(record.seq, fact_of(record))
 
     def fetch(self, digest: str) -> bytes:
         """A blob.

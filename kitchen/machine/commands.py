@@ -23,13 +23,18 @@ from kitchen.machine.events import (
     Collection,
     Effect,
     Failure,
-    Host,
     ItemTaken,
     Manifest,
     MetricRecorded,
-    RunStarted,
-    WorkflowChanged,
 )
+from kitchen.machine.life_inputs import Cancel as Cancel
+from kitchen.machine.life_inputs import Continue as Continue
+from kitchen.machine.life_inputs import Decided as Decided
+from kitchen.machine.life_inputs import Interrupt as Interrupt
+from kitchen.machine.life_inputs import Preserved as Preserved
+from kitchen.machine.life_inputs import Resume as Resume
+from kitchen.machine.life_inputs import Start as Start
+from kitchen.machine.life_inputs import Turn as Turn
 
 # --- commands ---------------------------------------------------------------------------------
 
@@ -146,55 +151,6 @@ Command: TypeAlias = (
 
 
 # --- inputs -----------------------------------------------------------------------------------
-
-
-class Start(NamedTuple):
-    """Begin a new run."""
-
-    started: RunStarted
-
-
-class Resume(NamedTuple):
-    """Take up a run that a process left, whatever way it left it.
-
-    `changed`: how the workflow differs from the one that was recorded, if it does.
-    """
-
-    host: Host
-    changed: WorkflowChanged | None = None
-    decided: tuple[Decided, ...] = ()
-
-
-class Decided(NamedTuple):
-    """What became of an effect that must not happen twice: "retry" or "skip", with the changes."""
-
-    address: Address
-    choice: str
-    changes: dict[str, Raw]
-
-
-class Continue(NamedTuple):
-    """The resources are back: go on from every active place."""
-
-
-class Interrupt(NamedTuple):
-    """Stop here; nothing is being performed. `begun`: the stages whose bodies were stopped."""
-
-    signal: str
-    begun: tuple[Address, ...] = ()
-
-
-class Cancel(NamedTuple):
-    """End the run for good; nothing is being performed."""
-
-    by: str
-    begun: tuple[Address, ...] = ()
-
-
-class Preserved(NamedTuple):
-    """Everything is saved between two commands, none of which is being performed: go on."""
-
-    resources: dict[str, Manifest]
 
 
 class TimeUp(NamedTuple):

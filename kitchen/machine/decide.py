@@ -10,7 +10,7 @@ Rules:
    are what it newly holds.
 4. What can be known without asking (the next item of a collection, a decision that the memo
    holds) is decided at once, in the same batch as what led there.
-5. What becomes of stages is decided in `stages`, of failures in `failures`.
+5. What becomes of stages is decided in `stages`, of failures in `failures`, of the run in `life`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ from msgspec import Raw
 
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
-from kitchen.machine import failures, feeds, lanes, stages
+from kitchen.machine import failures, feeds, lanes, life, stages
 from kitchen.machine.chart import Program
 from kitchen.machine.commands import Command, Input
 from kitchen.machine.draft import Draft
-from kitchen.machine.events import Address, Event, Fact, spell
-from kitchen.machine.failures import CRASH_BUDGET, died_too_often
+from kitchen.machine.events import Address, Event, Fact
 from kitchen.machine.layout import Role
 from kitchen.machine.outstanding import (
     closing,
     command_at,
     is_halted,
     outstanding,
-    undecided,
 )
-from kitchen.machine.state import ACTIVE, READY, Control, Once, State
+from kitchen.machine.state import ACTIVE, Control, State
 from kitchen.workflow.ir import ParallelNode
 
 
@@ -64,90 +62,6 @@ def decide(program: Program, state: State, given: Input) -> Decision:
         before = () if anew else feeds.all_being_made(program, control)
         draft.produce({at for at in before if not is_halted(control, at)})
     return Decision(draft.facts, draft.commands, draft.control if draft.known else None)
-
-
-# --- the run ------------------------------------------------------------------------------------
-
-
-def _start(draft: Draft, given: C.Start) -> None:
-    if draft.control.status != READY:
-        raise draft.refusal(None, None)
-    draft.known = False
-    draft.settle(draft.emit(given.started))
-
-
-def _resume(draft: Draft, given: C.Resume) -> None:
-    after = {ACTIVE: "crash", "failed": "failure", "interrupted": "interruption"}
-    if draft.control.status not in after:
-        raise draft.refusal(None, None)
-    if given.changed is not None:
-        draft.emit(given.changed)
-    unsure = {at for at, known in draft.memo.items() if known == Once(None)}
-    unsure.update(undecided(draft.program, draft.state))
-    reason = after[draft.control.status]
-    draft.emit(E.RunResumed(reason, given.host))
-    deaths = draft.state.crashes.get(Address(""), 0) + 1
-    ending = Address("") in draft.control.failing
-    if reason == "crash" and deaths > CRASH_BUDGET and not ending:  # nothing came to its end
-        failures.end(draft, Address(""), died_too_often(deaths))
-        return
-    failures.interrupt_attempts(draft)
-    draft.going = False
-    touched = draft.state.dirty
-    if touched and not ending:  # where it ends, hooks come first: they cannot get at these
-        draft.known = False
-        why = f"{', '.join(touched)} was touched after the last cut"
-        draft.emit(E.RunRewound(draft.state.cut, touched, why))
-    for address, choice, changes in given.decided:
-        draft.known = False
-        if address not in unsure:
-            raise draft.refusal(address, draft.control.active.get(address))
-        draft.emit(E.EffectDecided(choice, changes), *address)
-
-
-def _continue(draft: Draft, _given: C.Continue) -> None:
-    if draft.control.status != ACTIVE:
-        raise draft.refusal(None, None)
-    for address, place in list(draft.control.active.items()):
-        if place.open:
-            raise draft.refusal(address, place)
-    draft.go_on()
-
-
-def _interrupt(draft: Draft, given: C.Interrupt) -> None:
-    if draft.control.status != ACTIVE:
-        raise draft.refusal(None, None)
-    failures.interrupt_attempts(draft, begun=given.begun)
-    draft.emit(E.RunInterrupted(given.signal))
-
-
-def _cancel(draft: Draft, given: C.Cancel) -> None:
-    if draft.control.status in (READY, "completed", "cancelled"):
-        raise draft.refusal(None, None)
-    failures.interrupt_attempts(draft, begun=given.begun)
-    draft.emit(E.RunCancelled(given.by))
-
-
-def _preserved(draft: Draft, given: C.Preserved) -> None:
-    """Attempts that were to begin begin behind the cut, so that it serves them too."""
-    if draft.control.status != ACTIVE:
-        raise draft.refusal(None, None)
-    failures.interrupt_attempts(draft, begun=())
-    draft.emit(E.CheckpointSaved(given.resources))
-    draft.go_on()
-
-
-def _time_up(draft: Draft, given: C.TimeUp) -> None:
-    limit = draft.control.limits.get(given.address)
-    if limit is None or not draft.goes_on(given.address):
-        raise draft.refusal(given.address, None)
-    where = spell(*given.address, draft.program.loops.get(given.address.path))
-    failure = E.Failure(
-        "StageTimeout",
-        f"the block {where} took longer than its {limit.seconds:g} s",
-        hint="give it more time, or handle it: with wf.on_error(...): right behind the block",
-    )
-    draft.fail(given.address, failure)
 
 
 # --- control flow and resources -------------------------------------------------------------------
@@ -365,13 +279,13 @@ def _on(draft: Draft, address: Address, event: Event) -> None:
 
 
 _DECIDERS: dict[type[Any], Callable[[Draft, Any], None]] = {
-    C.Start: _start,
-    C.Resume: _resume,
-    C.Continue: _continue,
-    C.Interrupt: _interrupt,
-    C.Cancel: _cancel,
-    C.Preserved: _preserved,
-    C.TimeUp: _time_up,
+    C.Start: life.start,
+    C.Resume: life.resume,
+    C.Continue: life.go_on,
+    C.Interrupt: life.interrupt,
+    C.Cancel: life.cancel,
+    C.Preserved: life.preserved,
+    C.TimeUp: life.time_up,
     C.StageSucceeded: stages.succeeded,
     C.StageRaised: stages.raised,
     C.RetryDue: stages.due,

@@ -85,19 +85,43 @@ class RunStarted(Event, frozen=True):
     host: Host = Host()
 
 
+class RunForked(Event, frozen=True):
+    """From here on the run is one of its own: all before this is the run `parent`'s as well.
+
+    `parent`: the run's name at that time. It stands at a cut, and waits to be resumed.
+    """
+
+    parent: str
+    host: Host = Host()
+
+
 class RunResumed(Event, frozen=True):
-    """A process took the run up again. `after`: "crash", "failure" or "interruption"."""
+    """A process took the run up again. `after`: "crash", "failure" or "interruption", or "rewind"
+    where it was sent back."""
 
     after: str = "crash"
     host: Host = Host()
 
 
 class RunRewound(Event, frozen=True):
-    """The events after `to` no longer count. `touched`: the resources that made it necessary."""
+    """The events after `to` no longer count. `touched`: the resources that made it necessary.
+
+    `asked`: somebody wished the run to go another way from there, so that nothing of what had come
+    behind is taken over but effects that must not happen twice.
+    """
 
     to: int
     touched: tuple[str, ...] = ()
     reason: str = ""
+    asked: bool = False
+
+
+class RunEdited(Event, frozen=True):
+    """Somebody changed what the run goes on with: the config, the seed, values of the state."""
+
+    config: Raw = NOTHING
+    seed: int | None = None
+    state: dict[str, Raw] = {}
 
 
 class RewindDiverged(Event, frozen=True):
@@ -111,13 +135,15 @@ class RewindDiverged(Event, frozen=True):
 class WorkflowChanged(Event, frozen=True):
     """The run went on with another version of its workflow; all that was recorded is legal there.
 
-    `state`: the defaults of fields that the state type has gained.
+    `state`: the defaults of fields that the state type has gained. `renamed`: new paths of nodes
+    by their old ones, which the events before this have.
     """
 
     ir: Raw
     fingerprint: str
     differences: tuple[str, ...] = ()
     state: dict[str, Raw] = {}
+    renamed: dict[str, str] = {}
 
 
 class RunInterrupted(Event, frozen=True):
@@ -284,7 +310,7 @@ class CheckpointSaved(Event, frozen=True):
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
-        RunStarted, RunResumed, RunRewound, RewindDiverged, WorkflowChanged,
+        RunStarted, RunForked, RunResumed, RunRewound, RunEdited, RewindDiverged, WorkflowChanged,
         RunInterrupted, RunCancelled, RunCompleted, RunFailed,
         StageStarted, StageCompleted, StageFailed, StageInterrupted,
         RetryScheduled, StageSkipped, StageRolledBack, EffectDecided,

@@ -363,7 +363,9 @@ _SILENT = frozenset({E.ResourceRestored})
 _HANDLERS: dict[type[Event], Callable[[Program, State, Fact, Recall], None]] = {
     E.RunStarted: _started,
     E.RunResumed: _resumed,
+    E.RunForked: rewinding.forked,
     E.RunRewound: rewinding.rewound,
+    E.RunEdited: rewinding.edited,
     E.RewindDiverged: rewinding.diverged,
     E.StageCompleted: rewinding.completed,
     E.StageFailed: rewinding.failed,

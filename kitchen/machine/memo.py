@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kitchen.machine.chart import Program
 from kitchen.machine.events import (
@@ -30,6 +30,8 @@ from kitchen.machine.events import (
     LoopEntered,
     LoopStopped,
     MetricRecorded,
+    RunForked,
+    RunRewound,
     StageCompleted,
     StageFailed,
     StageInterrupted,
@@ -63,7 +65,7 @@ def remember(
 
     `begun`: where attempts were running as it began.
     """
-    once = {p for p, n in program.nodes.items() if isinstance(n, StageNode) and n.effect == "once"}
+    once = once_paths(program)
     memo: dict[Address, Remembered] = {at: Once(None) for at in begun if at.path in once}
     effects: dict[tuple[Address, int], list[Effect]] = {}
     for event, path, visit, attempt in facts:
@@ -81,6 +83,44 @@ def remember(
     return memo
 
 
+def once_paths(program: Program) -> set[str]:
+    """The stages whose effect must not happen twice."""
+    return {p for p, n in program.nodes.items() if isinstance(n, StageNode) and n.effect == "once"}
+
+
+def happened(
+    program: Program,
+    facts: Iterable[Fact],
+    known: Mapping[Address, Remembered],
+    begun: Iterable[Address],
+) -> dict[Address, Remembered]:
+    """What a stretch of events, whether they count or not, leaves known of effects that must not
+    happen twice.
+
+    `known`, `begun`: the memo, and where attempts were running, as it began.
+    """
+    once = once_paths(program)
+    memo = {at: each for at, each in known.items() if isinstance(each, Once)}
+    running = {at for at in begun if at.path in once and at not in memo}
+    found: dict[Address, Remembered] = {**memo, **{at: Once(None) for at in running}}
+    effects: dict[tuple[Address, int], list[Effect]] = {}
+    for fact in facts:
+        address = Address(fact.path, fact.visit)
+        if isinstance(fact.event, RunForked):  # what was running there is the parent's
+            for at in running:
+                found.pop(at, None)
+        if isinstance(fact.event, RunForked | RunRewound):
+            running.clear()
+        if fact.path not in once:
+            continue
+        if isinstance(fact.event, StageStarted) and address not in found:
+            running.add(address)
+        elif isinstance(fact.event, StageCompleted | StageFailed | StageInterrupted):
+            running.discard(address)
+        _remember_once(found, effects, fact)
+    return found
+
+
 def _remember_once(
     memo: dict[Address, Remembered], effects: dict[tuple[Address, int], list[Effect]], fact: Fact
 ) -> None:
@@ -89,7 +129,8 @@ def _remember_once(
     if isinstance(event, _EFFECTS):
         effects.setdefault((address, attempt), []).append(event)
     elif isinstance(event, StageStarted):
-        memo[address] = Once(None)
+        effects.pop((address, attempt), None)  # of one before a rewind, with the same number
+        memo.setdefault(address, Once(None))  # what is known already is being taken over
     elif isinstance(event, StageCompleted):
         memo[address] = Once(tuple(effects.pop((address, attempt), ())))
     elif isinstance(event, EffectDecided) and event.choice == "skip":

@@ -3,6 +3,8 @@
 Rules:
 
 1. A rewind takes `Core` back to where it was, and makes the superseded events the memo.
+   One that was asked for goes another way, and so does a fork: of the memo only effects that must
+   not happen twice hold, budgets are fresh, and what had failed is tried again.
 2. Attempts that failed stay counted, and a failure that was handled stays where it was: behind a
    rewind neither is the retry budget fresh, nor is what failed run again.
 3. A stage whose effect must not happen twice keeps what it had committed: that is taken over, not
@@ -19,9 +21,20 @@ from kitchen.machine import events as E
 from kitchen.machine.chart import Program
 from kitchen.machine.control import try_again
 from kitchen.machine.events import Address, Fact
-from kitchen.machine.memo import decided, remember
+from kitchen.machine.memo import decided, happened, once_paths, remember
 from kitchen.machine.outstanding import within
-from kitchen.machine.state import ACTIVE, Cell, Core, Once, Place, State, Tried, Verdict
+from kitchen.machine.state import (
+    ACTIVE,
+    Cell,
+    Control,
+    Core,
+    Once,
+    Place,
+    Remembered,
+    State,
+    Tried,
+    Verdict,
+)
 from kitchen.machine.tokens import illegal
 from kitchen.workflow.ir import StageNode
 
@@ -35,27 +48,109 @@ def rewound(program: Program, state: State, fact: Fact, recall: Recall) -> None:
     seq = state.seq
     if not 0 < event.to < seq:
         raise illegal(program, state.core.control, fact, seq, "a rewind to an earlier event")
-    core = recall.state_at(event.to).core.copy()
-    core.control.status = ACTIVE
-    if event.to < state.mended:
+    then = recall.state_at(event.to)
+    core = then.core.copy()
+    if event.asked:
+        _check_goes_on(program, state, core, fact)
+        _try_all_again(program, core.control, seq)
+        state.started = then.started
+    elif event.to < state.mended:
         try_again(program, core.control, state.mended)
-    early = _early(core, event.to, recall)
-    past = recall.facts(max(event.to, state.rewound), seq)
-    begun = [at for at, place in core.control.active.items() if place.open]
-    superseded = remember(program, (*early, *past), begun)
-    for address, place in core.control.active.items():
-        # One that had begun before may have metrics in the log, which must not count with the next.
-        again = place.open and place.started >= event.to
-        tried = place.attempt - 1 if again else place.attempt
-        core.control.active[address] = Place(place.leaf, place.visit, tried, waits=place.waits)
+    core.control.status = ACTIVE
+    state.memo = _memo(program, state, then, event, recall)
+    _end_attempts(core, event.to)
     state.core = core
     fill(state)
     for at, verdict in state.verdicts.items():
         state.verdicts[at] = verdict._replace(ahead=verdict.ahead or verdict.seq > event.to)
-    said = {at: o for at, o in state.memo.items() if isinstance(o, Once) and o.decided}
-    state.memo = {**state.memo, **superseded, **said}
     state.incarnation += 1
     state.rewound = seq
+    if event.asked:
+        _anew(state)
+
+
+def _memo(
+    program: Program, state: State, then: State, event: E.RunRewound, recall: Recall
+) -> dict[Address, Remembered]:
+    """What is known behind a rewind of what comes there."""
+    to, seq = event.to, state.seq
+    begun = [at for at, place in then.core.control.active.items() if place.open]
+    early = _early(then.core, to, recall)
+    before: dict[Address, Remembered] = {}
+    if (event.asked or to < state.rewound) and once_paths(program):
+        # Effects that counted before an earlier rewind, or in what it superseded, have happened too.
+        past = (*early, *recall.facts(to, seq))
+        before.update(happened(program, past, then.memo, begun))
+        begun = []
+    if event.asked:
+        return {**before, **state.memo}
+    past = (*early, *recall.facts(max(to, state.rewound), seq))
+    superseded = remember(program, past, begun)
+    said = {at: o for at, o in state.memo.items() if isinstance(o, Once) and o.decided}
+    return {**before, **state.memo, **superseded, **said}
+
+
+def forked(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`RunForked`: attempts that were running are the parent's; here they have not begun. What was
+    done outside is the parent's too: this run does not roll it back."""
+    core = state.core
+    _check_goes_on(program, state, core, fact)
+    _try_all_again(program, core.control, state.seq)
+    core.control.status = "interrupted"
+    _end_attempts(core, state.seq - 1)
+    state.rewound = state.seq
+    state.done = {}
+    _anew(state)
+
+
+def edited(program: Program, state: State, fact: Fact, _recall: Recall) -> None:
+    """`RunEdited`: the run goes on with these, also behind a rewind that nobody asked for."""
+    event: Any = fact.event
+    control = state.core.control
+    going = control.status in (ACTIVE, "interrupted")
+    if state.started is None or not going or any(p.open for p in control.active.values()):
+        raise illegal(program, control, fact, state.seq, "a run that stands still before its end")
+    if event.state and control.forks:
+        raise illegal(program, control, fact, state.seq, "no parallel around what is edited")
+    state.started = edit(state.started, event)
+    state.core.data.update({key: Cell(value) for key, value in event.state.items()})
+
+
+def edit(started: E.RunStarted, event: E.RunEdited) -> E.RunStarted:
+    """What a run was begun with, as somebody has changed it."""
+    return msgspec.structs.replace(
+        started,
+        config=event.config if bytes(event.config) else started.config,
+        seed=started.seed if event.seed is None else event.seed,
+    )
+
+
+def _check_goes_on(program: Program, state: State, core: Core, fact: Fact) -> None:
+    control = core.control
+    if core.cut is not None or not (control.active or control.forks or control.feeds):
+        raise illegal(program, control, fact, state.seq, "a cut from which the run can go on")
+
+
+def _try_all_again(program: Program, control: Control, seq: int) -> None:
+    """Nothing is failing any more, nor has failed: it goes on where it stood."""
+    control.failing.clear()
+    try_again(program, control, seq)
+
+
+def _end_attempts(core: Core, to: int) -> None:
+    """No attempt is running any more. One that had begun before `to` may have metrics in the log,
+    which must not count with the next, so that one gets another number."""
+    for address, place in core.control.active.items():
+        again = place.open and place.started >= to
+        tried = place.attempt - 1 if again else place.attempt
+        core.control.active[address] = Place(place.leaf, place.visit, tried, waits=place.waits)
+
+
+def _anew(state: State) -> None:
+    """The run goes another way: what was known of the one before does not hold."""
+    state.memo = {at: known for at, known in state.memo.items() if isinstance(known, Once)}
+    state.crashes, state.tries, state.verdicts = {}, {}, {}
+    state.mended = state.seq
 
 
 def come_again(state: State, address: Address) -> None:

@@ -47,7 +47,7 @@ from kitchen.machine.state import (
 )
 
 # Raised whenever the layout below, or what folding makes of an event, changes.
-LAYOUT = 3
+LAYOUT = 4
 _ONCE = "once"
 
 

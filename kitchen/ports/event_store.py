@@ -5,7 +5,7 @@
 
 try:
     from store.protocol import BlobStore, EventStore
-    from store.records import Finding, NewEvent, Record, RunInfo
+    from store.records import Finding, NewEvent, Record, Removed, RunInfo
 except ImportError as error:
     # A module of the user's own, found first on the path; `import store` is all it takes.
     import sys
@@ -18,4 +18,4 @@ except ImportError as error:
         hint="a module of your own named `store` stands in the way; rename it",
     ) from error
 
-__all__ = ["BlobStore", "EventStore", "Finding", "NewEvent", "Record", "RunInfo"]
+__all__ = ["BlobStore", "EventStore", "Finding", "NewEvent", "Record", "Removed", "RunInfo"]

@@ -50,7 +50,8 @@ class Attempt:
 
     `only_peeks`: why it may touch no stateful resource, if it may not; `no_peeks`: nor look at any.
     `left_behind`: it was ended by us, and what it does may go on. `limit`: the cancel scope of its
-    timeout, if it has one. `late`: the time limit of a block around it has passed.
+    timeout, if it has one. `late`: the time limit of a block around it has passed. `past`: the run as
+    it was, for what is asked again.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Attempt:
         self.left_behind = False
         self.limit: Any = None
         self.late = False
+        self.past: Any = None
         self._touching = threading.Lock()
         self._writes = writes
         self._stops = False

@@ -100,15 +100,16 @@ class Calls:
     ) -> Any:
         """Call what is bound to a key. `abandon`: its thread is not waited for if the call is
         cancelled. `hook`: which method, if it is a `Stage`. `more`: what it is given beside ctx."""
-        binding = self._scope.binding(key)
+        scope = attempt.past or self._scope
+        binding = scope.binding(key)
         body: Any = getattr(binding, hook) if isinstance(binding, Stage) else binding
-        ctx: Context[Any, Any] = Context(self._scope, attempt, options)
+        ctx: Context[Any, Any] = Context(scope, attempt, options)
         known = key if hook == "execute" else f"{key}?{hook}"
         is_async = self._async.get(known)
         if is_async is None:
             is_async = self._async[known] = _is_async(body)
-        if self._scope.workflow.ir.seed_globals and self._alone(attempt.address):
-            randomness.seed_globals(randomness.derive(self._scope.seed, attempt.address))
+        if scope.workflow.ir.seed_globals and self._alone(attempt.address):
+            randomness.seed_globals(ctx.seed)
         if is_async and awaited:
             return await self._awaited(body(ctx, *more), attempt)
         if thread and not is_async:  # in a tuple: trio lets no awaitable out of a thread

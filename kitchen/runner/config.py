@@ -147,6 +147,38 @@ def unlocked(raw: Raw, declared: type[Any] | None, asked: Any = None) -> Any:
     return _restored(raw, declared, lambda entries: hidden.unlocked(entries, tree))
 
 
+def edited(raw: Raw, declared: type[Any] | None, changes: Any, *, strict: bool = True) -> Raw:
+    """A recorded config with some of its fields changed, as it is recorded. `changes`: a mapping,
+    nested where the config is, or a whole config of the declared type.
+
+    Raises `ConfigError`, also for a field that is not there.
+    """
+    if declared is not None and isinstance(changes, declared):
+        return record(convert(changes, declared))
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"the config is edited by a mapping, not by a {type(changes).__name__}")
+    before = _tree(restore(raw, declared))
+    if declared is None:
+        check_known(before, cast("Mapping[Any, Any]", changes))
+    return record(convert(_merged(before, changes), declared, strict=strict))
+
+
+def check_known(before: Mapping[Any, Any], changes: Mapping[Any, Any], where: str = "") -> None:
+    """Raises `ConfigError` for what is changed and is not there."""
+    for name, value in changes.items():
+        if name not in before:
+            raise ConfigError(f"the config has no {where}{name!s}", hint=suggest(str(name), before))
+        if isinstance(value, Mapping) and isinstance(before[name], Mapping):
+            check_known(before[name], cast("Mapping[Any, Any]", value), f"{where}{name}.")
+
+
+def _merged(before: Any, changes: Any) -> Any:
+    if not isinstance(before, Mapping) or not isinstance(changes, Mapping):
+        return changes
+    old, new = cast("Mapping[Any, Any]", before), cast("Mapping[Any, Any]", changes)
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
 def check_secrets(config: Any) -> None:
     """Raises `ConfigError` naming the secrets of a config that have no value here."""
     hidden.require(_tree(config))

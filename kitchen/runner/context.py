@@ -314,7 +314,9 @@ class Context(Generic[ConfigT, StateT]):
     @property
     def idempotency_key(self) -> str:
         """Names this visit to the outside world; the same for each of its attempts."""
-        where = spell(self.path, self.visit, self._scope.journal.program.loops.get(self.path))
+        loops = self._scope.journal.program.loops.get(self.path, ())
+        origin = self._scope.origin
+        where = spell(origin(self.path), self.visit, tuple(map(origin, loops)))
         return f"{self.run_id}/{where}/{self.incarnation}"
 
     @property
@@ -361,7 +363,8 @@ class Context(Generic[ConfigT, StateT]):
     @property
     def seed(self) -> int:
         """The seed derived for this visit: 128 bits from the run's seed, the path and the visit."""
-        return randomness.derive(self._scope.seed, self._attempt.address)
+        path, visit = self._attempt.address
+        return randomness.derive(self._scope.seed, Address(self._scope.origin(path), visit))
 
     @property
     def rng(self) -> random.Random:

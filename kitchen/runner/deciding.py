@@ -14,26 +14,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from msgspec import Raw
-
-from kitchen.errors import ArgumentError, EffectUndecided, UnknownKey
+from kitchen.errors import ArgumentError, EffectUndecided
 from kitchen.machine.commands import Decided
 from kitchen.machine.events import Address, spell
 from kitchen.machine.outstanding import is_halted, undecided
-from kitchen.runner.declared import fit, suggest
+from kitchen.machine.state import State
+from kitchen.runner.declared import suggest
+from kitchen.runner.edits import Fields
 from kitchen.runner.scope import Scope
 
 RETRY, SKIP = "retry", "skip"
 
 
-def decisions(scope: Scope, given: Mapping[str, Any] | None) -> tuple[Decided, ...]:
-    """What was said of each effect that is undecided.
+def decisions(
+    scope: Scope, given: Mapping[str, Any] | None, state: State | None = None
+) -> tuple[Decided, ...]:
+    """What was said of each effect that is undecided; in the state that the run goes on from, if
+    that is not the one in which it stands.
 
     Raises `EffectUndecided` where nothing was said of one, `ArgumentError` where something was said
     that cannot be, or of something else.
     """
     journal = scope.journal
-    waiting = undecided(journal.program, journal.state)
+    state = journal.state if state is None else state
+    waiting = undecided(journal.program, state)
     names = {spell(*at, journal.program.loops.get(at.path)): at for at in waiting}
     made: dict[Address, Decided] = {}
     for name, said in (given or {}).items():
@@ -41,7 +45,7 @@ def decisions(scope: Scope, given: Mapping[str, Any] | None) -> tuple[Decided, .
         if at in made:
             raise ArgumentError(f"{name!r} is decided twice")
         made[at] = _decided(scope, name, at, said)
-        if made[at].changes and is_halted(journal.state.core.control, at):
+        if made[at].changes and is_halted(state.core.control, at):
             raise ArgumentError(
                 f"what {name!r} would have changed counts no more: the block around it has failed",
                 hint='decide it by "retry" (it has not happened) or "skip" (it has), without changes; '
@@ -79,15 +83,6 @@ def _decided(scope: Scope, name: str, at: Address, said: Any) -> Decided:
             f'{name!r} is decided by "retry", by "skip", or by a mapping of the changes that it '
             f"would have made, not by {said!r}"
         )
-    changes: dict[str, Raw] = {}
-    for key, value in cast("Mapping[Any, Any]", said).items():
-        if not isinstance(key, str) or key in scope.reserved:
-            raise ArgumentError(f"{key!r} is no key of the state")
-        if scope.fields and key not in scope.fields:
-            raise UnknownKey(f"the state has no field {key!r}", hint=suggest(key, scope.fields))
-        fitting = fit(key, value, scope.fields[key]) if key in scope.fields else value
-        encoded = scope.codec.encode(fitting, where=f"state[{key!r}]")
-        for data in encoded.blobs.values():
-            scope.journal.store.blobs.put(data)
-        changes[key] = Raw(encoded.json)
+    fields = Fields(scope.fields, scope.reserved, scope.codec)
+    changes = fields.encoded(cast("Mapping[Any, Any]", said), scope.journal.store.blobs)
     return Decided(at, SKIP, changes)

@@ -235,7 +235,7 @@ class Execution:
 
     def _why_rewound(self) -> str:
         journal = self.scope.journal
-        record = journal.store.latest(journal.run, ["RunRewound"])
+        record = journal.store.latest(journal.run, ["RunRewound"], path="")
         assert record is not None
         event: Any = fact_of(record).event
         told = f"back to event {event.to}, as {event.reason}"

@@ -24,7 +24,7 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -78,12 +78,14 @@ class LiveResources:
     """The open resources of one execution, in the order in which they were opened.
 
     `hosts`: where the tasks of async context managers live. `lost`: those that a thread which was
-    left behind may still use; they are thrown away, not closed.
+    left behind may still use; they are thrown away, not closed. `watch`: told the names of those
+    that are about to be peeked at.
     """
 
     def __init__(self) -> None:
         self._open: dict[str, Live] = {}
         self.lost: set[str] = set()
+        self.watch: Callable[[Iterable[str]], None] | None = None
         self.hosts: TaskGroup
 
     async def open(self, name: str, made: Any, declared: bool | None) -> Live:
@@ -142,6 +144,9 @@ class LiveResources:
 
     def __contains__(self, name: object) -> bool:
         return name in self._open
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._open))
 
     def stateful(self, names: Iterable[str]) -> bool:
         """Whether any of these is stateful."""
@@ -363,6 +368,8 @@ class Resources:
                 hint="put what a rollback needs into ctx.state",
             )
         self._attempt.touch(live.reach, peeks=True)
+        if self._live.watch is not None:
+            self._live.watch(live.reach)
         return live.value
 
     def __contains__(self, key: object) -> bool:

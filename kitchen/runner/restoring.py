@@ -21,6 +21,8 @@ from kitchen.runner import checkpoint
 
 if TYPE_CHECKING:
     from kitchen.runner.loop import Execution
+    from kitchen.runner.perform import Performer
+    from kitchen.runner.scope import Scope
 
 
 async def bring_back(execution: Execution) -> Sequence[Command]:
@@ -28,47 +30,56 @@ async def bring_back(execution: Execution) -> Sequence[Command]:
 
     A resource that cannot be had again fails the run.
     """
-    scope = execution.scope
-    resources = list(scope.journal.state.core.resources.items())
-    restoring = _Restoring(execution)
-    at = Address("")
+    resources = list(execution.scope.journal.state.core.resources.items())
+    restoring = Restoring(execution.scope, execution.performer)
     try:
-        for name, known in resources:
-            at = Address(known.path, known.visit)
-            await restoring.open(name, known)
-        for at in list(scope.journal.state.core.control.active):
-            restoring.used |= await execution.performer.surroundings.ensure(at)
-        for name, known in resources:
-            at = Address(known.path, known.visit)
-            await restoring.load(name, known.manifest, again=name in restoring.used)
+        await restoring.everything()
     except (Exception, SystemExit) as error:
         failure = execution.performer.told(error)
-        execution.step(C.CommandFailed(at, failure, everywhere=True))
+        execution.step(C.CommandFailed(restoring.at, failure, everywhere=True))
         return ()
     for name, known in resources:
         execution.step(C.ResourceReturned(name, known.saved))
     return execution.step(C.Continue())
 
 
-class _Restoring:
-    """Resources as they come back; `used` are those that something got at while they did."""
+class Restoring:
+    """Resources as they come back; `used` are those that something got at while they did.
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
+    `at`: where the one was opened that is coming back.
+    """
+
+    def __init__(self, scope: Scope, performer: Performer) -> None:
+        self._scope = scope
+        self._performer = performer
         self._loaded: dict[str, Manifest] = {}
         self.used: set[str] = set()
+        self.at = Address("")
 
-    async def open(self, name: str, known: ResourceState) -> None:
+    async def everything(self) -> None:
+        """Open what the state says is open, as it says. Raises what user code raises."""
+        core = self._scope.journal.state.core
+        resources = list(core.resources.items())
+        for name, known in resources:
+            self.at = Address(known.path, known.visit)
+            await self._open(name, known)
+        for at in list(core.control.active):
+            self.at = at
+            self.used |= await self._performer.surroundings.ensure(at)
+        for name, known in resources:
+            self.at = Address(known.path, known.visit)
+            await self._load(name, known.manifest, again=name in self.used)
+
+    async def _open(self, name: str, known: ResourceState) -> None:
         """Call a factory again, with the state and the resources that it saw."""
-        performer, journal = self._execution.performer, self._execution.scope.journal
-        address = Address(known.path, known.visit)
+        performer, journal = self._performer, self._scope.journal
         then = journal.state_at(known.opened - 1).core
         for other, was in then.resources.items():
-            if other in self._execution.scope.live:
-                await self.load(other, was.manifest, again=other in self.used)
-        attempt = performer.surroundings.past_attempt(address, known.opened - 1, "factory")
-        attempt.touched |= await performer.surroundings.ensure(address)
-        stateful = await performer.open(name, address, attempt)
+            if other in self._scope.live:
+                await self._load(other, was.manifest, again=other in self.used)
+        attempt = performer.surroundings.past_attempt(self.at, known.opened - 1, "factory")
+        attempt.touched |= await performer.surroundings.ensure(self.at)
+        stateful = await performer.open(name, self.at, attempt)
         if known.stateful and not stateful:
             raise NotResumable(
                 f"resource {name!r} was stateful when it was opened; now it has no state_dict()",
@@ -76,11 +87,11 @@ class _Restoring:
             )
         self.used |= attempt.touched
 
-    async def load(self, name: str, manifest: Manifest | None, *, again: bool) -> None:
+    async def _load(self, name: str, manifest: Manifest | None, *, again: bool) -> None:
         """Load what a checkpoint holds, if that is not what is loaded already."""
         if manifest is None or (self._loaded.get(name) == manifest and not again):
             return
-        scope = self._execution.scope
+        scope = self._scope
         value = scope.live.get(name).value
         await to_thread.run_sync(checkpoint.load, name, value, manifest, scope.journal)
         self._loaded[name] = manifest

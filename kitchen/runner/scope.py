@@ -47,6 +47,10 @@ class Scope:
         """The user's callable at a path."""
         return self.workflow.bindings[path]
 
+    def origin(self, path: str) -> str:
+        """The path that a node had at first, by which its random numbers and its key go."""
+        return self.journal.renaming.origin(path)
+
     def logger(self, path: str) -> logging.Logger:
         """The standard logger of a node."""
         return logging.getLogger(f"kitchen.run.{path.replace('/', '.')}")

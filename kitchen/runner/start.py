@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, cast
 
 from kitchen.errors import KitchenError, NotResumable, RunMismatch
 from kitchen.log.journal import Journal
+from kitchen.log.renaming import Names
 from kitchen.machine import commands as C
 from kitchen.machine.chart import compile_workflow
 from kitchen.machine.codec import Codec
@@ -33,13 +34,16 @@ from kitchen.runner import cancelling
 from kitchen.runner import config as configs
 from kitchen.runner.deciding import decisions
 from kitchen.runner.declared import field_names, initial_state, state_fields
+from kitchen.runner.edits import Edits
 from kitchen.runner.locate import locator_of
 from kitchen.runner.loop import Execution
+from kitchen.runner.planning import ResumePlan, planned
 from kitchen.runner.resources import LiveResources
-from kitchen.runner.resume import open_journal, take_up
+from kitchen.runner.resume import NO_NAMES, open_journal, take_up, workflow_changed
 from kitchen.runner.scope import Scope, loop_variables
 from kitchen.runner.signals import can_listen, listening
 from kitchen.runner.stopping import GRACE
+from kitchen.runner.turning import after_turn, check_wish, turn_for
 from kitchen.runner.workers.attempts import packed
 from kitchen.workflow import ir as IR
 from kitchen.workflow.definition import Workflow, retry_key
@@ -58,7 +62,9 @@ class Ended(NamedTuple):
 class Options(NamedTuple):
     """What `run` and `resume` share. `signals`: listen to SIGINT, SIGTERM and SIGUSR1. `grace`: how
     many seconds what runs may take to end once the run is to stop. `decide`: what became of
-    effects that must not happen twice, by path.
+    effects that must not happen twice, by path. `at`: go another way from the cut before that seq,
+    with `edits`. `names`: new paths of nodes, by their old ones. `on_plan` is told what a resume
+    will do.
     """
 
     adapters: Mapping[str, Any] | None = None
@@ -67,6 +73,10 @@ class Options(NamedTuple):
     quiet: bool = False
     grace: float = GRACE
     decide: Mapping[str, Any] | None = None
+    at: int | None = None
+    edits: Edits = Edits()
+    names: Names = NO_NAMES
+    on_plan: Callable[[ResumePlan], object] | None = None
 
 
 def new_run_id(name: str) -> str:
@@ -156,22 +166,36 @@ async def take_up_run(
     Raises `ConfigError` where a secret is missing, `EffectUndecided`, `NotResumable`,
     `WorkflowChanged`, `CorruptStore`, `StoreError`.
     """
-    journal, changes = open_journal(store, run_id, workflow)
-    if journal.state.status in ("completed", "cancelled"):
+    turning = options.at is not None
+    journal, changes = open_journal(store, run_id, workflow, names=options.names, again=turning)
+    check_wish(journal, options.at, options.edits)
+    if journal.state.status == "cancelled" or (journal.state.status == "completed" and not turning):
         return Ended(journal)
     if journal.state.is_taken_back:
         raise NotResumable(
             f"run {run_id!r} has failed, and its completed stages were rolled back",
             hint="there is nothing to go on from: start another run, under another id",
         )
-    begun = journal.state.started
+    turn = None
+    if options.at is not None:
+        turn = turn_for(journal, workflow, options.at, options.edits, store.blobs)
+    state = journal.state if turn is None else after_turn(journal, turn)
+    begun = state.started
     assert begun is not None
+    given: Any = options.edits.config
+    if asked is None and isinstance(given, dict):  # with secrets in it
+        asked = configs.ConfigMap(given)  # pyright: ignore[reportUnknownArgumentType]
     config = configs.unlocked(begun.config, workflow.config_type, asked)
     _check_workers(workflow, config)
     scope = _scope(workflow, journal, config, begun.seed, options)
-    said = decisions(scope, options.decide)
+    said = decisions(scope, options.decide, state)
+    changed = workflow_changed(scope, changes, options.names)
     execution = Execution(scope, options.observers)
-    await _drive(execution, options, lambda: take_up(execution, this_host(), changes, said))
+    resume = C.Resume(this_host(), changed, said, turn)
+    if options.on_plan is not None:
+        plan = planned(journal, changes, turn, options.at)
+        options.on_plan(plan._replace(undecided=()))  # as somebody has decided
+    await _drive(execution, options, lambda: take_up(execution, resume))
     return Ended(journal, execution.cause)
 
 

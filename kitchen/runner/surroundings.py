@@ -3,7 +3,9 @@
 Rules:
 
 1. Before user code runs, the items of the loops around it are there, from the log if need be.
-2. Items that the log holds only by digest are asked for again, with the state as of entry.
+2. Items that the log holds only by digest are asked for again, with the state, the seed and the
+   config as of entry. A factory is called again with those of then, but for the config: what is
+   built from it is built as it was edited since.
 3. The items of a stream are had by taking its source to where it was; those of an async loop lie
    in the log, each with the event of its production.
 """
@@ -11,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +25,7 @@ from kitchen.machine.events import (
     LoopEntered,
     RefItems,
 )
+from kitchen.runner import config as configs
 from kitchen.runner import items
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.calls import Calls
@@ -83,16 +87,27 @@ class Surroundings:
         if kept is not None:
             return kept
         assert isinstance(collection, RefItems)
-        attempt = self.past_attempt(loop, frame.entered - 1, "`over`")
+        attempt = self.past_attempt(loop, frame.entered - 1, "`over`", configured=True)
         again = await self.ask_over(loop, attempt)
         items.check_again(again, collection, scope.journal, scope.codec, loop)
         touched |= attempt.touched
         return items.ByReference(again, scope.codec)
 
-    def past_attempt(self, address: Address, seq: int, kind: str) -> Attempt:
-        """An attempt that sees the state as it was at `seq`."""
-        seen = self._calls.view(self._scope.journal.state_at(seq).core, address)
-        return self._calls.attempt(address, 0, kind, seen)
+    def past_attempt(
+        self, address: Address, seq: int, kind: str, *, configured: bool = False
+    ) -> Attempt:
+        """An attempt that sees the state, and draws, as at `seq`; with `configured`, the config that
+        held then as well."""
+        scope = self._scope
+        then = scope.journal.state_at(seq)
+        attempt = self._calls.attempt(address, 0, kind, self._calls.view(then.core, address))
+        now, begun = scope.journal.state.started, then.started
+        if now is not None and begun is not None and now != begun:
+            attempt.past = replace(scope, seed=begun.seed)
+            if configured and now.config != begun.config:
+                declared = scope.workflow.config_type
+                attempt.past.config = configs.unlocked(begun.config, declared, scope.config)
+        return attempt
 
     async def ask_over(self, address: Address, attempt: Attempt) -> Any:
         """All items of an `over`, and the end of its attempt."""

@@ -118,6 +118,16 @@ class Kitchen:
         """What a command prints with `--json`."""
         return msgspec.json.decode(self(*words, "--json").stdout)
 
+    def variant(self, *changes: tuple[str, str]) -> str:
+        """Another module with the same workflows, but for these changes; its `training`."""
+        text = WORKFLOW
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        module = f"job_{os.getpid()}_{next(_names)}"
+        (self.folder / f"{module}.py").write_text(text)
+        return f"{module}:training"
+
     def forget(self) -> None:
         """The user's code is gone."""
         (self.folder / f"{self.module}.py").unlink()

@@ -88,7 +88,7 @@ def test_nothing_goes_on_without_a_decision(stopped: Kitchen) -> None:
     head = stopped.head("p")
     for words in (["resume", "p"], ["resume", "--yes"]):
         result = stopped(*words, code=4)
-        assert result.stderr.startswith("undecided: run 'p' cannot go on")
+        assert result.stderr.startswith("undecided: run 'p' cannot go on")  # and no plan before it
         assert "kitchen resume p --decide 'e[0]/push=retry'\n" in result.stderr
         assert "kitchen resume p --decide 'e[0]/push=skip'\n" in result.stderr
     assert "did you mean" in stopped("resume", "p", "--decide", "e[1]/push=retry", code=2).stderr

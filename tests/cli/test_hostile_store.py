@@ -30,6 +30,8 @@ ESCAPE = "\x1b]0;owned\x07\x9b31m\u202e\r"
 COMMANDS = (
     ["show"], ["show", "--json"], ["log"], ["log", "--json"], ["state"], ["state", "--json"],
     ["state", "--at", "9"], ["graph"], ["graph", "--format", "tree"], ["verify"], ["verify", "--json"],
+    ["show", "--tree"], ["show", "--tree", "--json"], ["trace"], ["trace", "--level", "state"],
+    ["replay"], ["replay", "--json"],
 )  # fmt: skip
 
 
@@ -59,8 +61,12 @@ def test_logs_that_were_changed(kitchen: Kitchen) -> None:
     for number in range(150):
         for words in rng.sample(COMMANDS, 4):
             told(words[0], f"run{number:03}", *words[1:])
+        told(
+            "diff", f"run{number:03}", f"run{rng.randrange(150):03}", *rng.choice([[], ["--json"]])
+        )
     assert "run149" in told("runs", "--all")
     told("runs", "--all", "--json")
+    told("runs", "--all", "--tree")
 
 
 def test_columns_that_were_changed(kitchen: Kitchen) -> None:
@@ -96,7 +102,8 @@ def test_names_that_are_written_for_a_terminal(kitchen: Kitchen) -> None:
     assert sealed
     for run in ("two", "three"):
         for words in COMMANDS:
-            assert "owned" in told(words[0], run, *words[1:]) or words[0] != "show"
+            said = told(words[0], run, *words[1:])
+            assert "owned" in said or words[0] != "show" or "--tree" in words
     assert "two\\u001b]0;owned" in told("runs")
     assert len(told("runs")) < 20_000
     told("runs", "--json")

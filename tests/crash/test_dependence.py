@@ -26,7 +26,7 @@ import kitchen
 from kitchen.errors import StateError
 from kitchen.history.history import History
 from kitchen.log import journal
-from kitchen.machine.decide import CRASH_BUDGET
+from kitchen.machine.failures import CRASH_BUDGET
 from kitchen.runner import items
 from store import MemoryStore
 from tests.crash import kitchens

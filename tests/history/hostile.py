@@ -35,6 +35,7 @@ from kitchen.adapters.event_store import opened
 from kitchen.cli import render
 from kitchen.cli.detail import detail
 from kitchen.errors import KitchenError
+from kitchen.history.diff import compare
 from kitchen.history.history import History
 from kitchen.log.journal import Journal
 from kitchen.log.reader import fact_of, snapshot_key
@@ -482,9 +483,10 @@ def _read_all(made: MemoryStore, seq: int, at: int | None) -> str:
 
 def _read_views(store: Any, seq: int, at: int | None) -> str:
     past, outcome = History(store, "r"), "log: read"
+    other = History(bases()[0].store, "r")
     views: list[Callable[[], Any]] = [
         lambda: past.events, lambda: past.status, lambda: past.all_metrics, lambda: past.state_at(at),
-        lambda: past.config, lambda: Journal(store, "r", compile_workflow(past.ir)).load(),
+        past.tree, past.trace, lambda: compare(past, other), lambda: past.config, lambda: Journal(store, "r", compile_workflow(past.ir)).load(),
     ]  # fmt: skip
     for view in views:
         try:

@@ -337,12 +337,15 @@ def doubled(world: FaultyWorld) -> list[Address]:
 
 
 def overspent(world: FaultyWorld) -> list[tuple[Address, int]]:
-    """Where more attempts failed than the budget holds, since the run had last failed."""
+    """Where more attempts failed than the budget holds, since the run had last failed, was sent
+    another way, or was forked."""
     spent: Counter[Address] = Counter()
     over: list[tuple[Address, int]] = []
     for event, path, visit, _ in world.log:
         at = Address(path, visit)
-        if isinstance(event, E.RunResumed) and event.after == "failure":
+        mended = isinstance(event, E.RunResumed) and event.after == "failure"
+        turned = isinstance(event, E.RunRewound) and event.asked
+        if mended or turned or isinstance(event, E.RunForked):
             spent.clear()
         elif isinstance(event, E.StageCompleted):
             spent.pop(at, None)

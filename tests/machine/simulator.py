@@ -31,6 +31,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from kitchen.log.live import of_rewinds
 from kitchen.machine import commands as C
 from kitchen.machine import events as E
 from kitchen.machine import feeds, lanes
@@ -623,19 +624,19 @@ def crashed(world: World, head: int, schedule: int = 0) -> World:
 
 def counted(log: Sequence[Fact]) -> list[Fact]:
     """The events that no rewind has superseded."""
-    kept: list[tuple[int, Fact]] = []
-    for seq, fact in enumerate(log, 1):
-        if isinstance(fact.event, E.RunRewound):
-            while kept and kept[-1][0] > fact.event.to:
-                kept.pop()
-        kept.append((seq, fact))
-    return [fact for _, fact in kept]
+    backs = [
+        (seq, fact.event.to)
+        for seq, fact in enumerate(log, 1)
+        if isinstance(fact.event, E.RunRewound)
+    ]
+    live = of_rewinds(backs, len(log))
+    return [fact for seq, fact in enumerate(log, 1) if live.counts(seq)]
 
 
 _LIFE = (
     E.RunResumed, E.RunRewound, E.StageStarted, E.StageInterrupted, E.StageFailed, E.BranchFailed,
     E.RunFailed, E.ResourceRestored, E.RunInterrupted, E.RetryScheduled, E.EffectDecided,
-    E.BlockFailed,
+    E.BlockFailed, E.RunForked, E.RunEdited,
 )  # fmt: skip
 _EFFECTS = (
     E.StatePut, E.StateDeleted, E.StateAppended, E.StateIncremented, E.StateMerged,

@@ -89,7 +89,8 @@ def test_large_workflows_come_to_the_same_end_by_any_schedule() -> None:
 
 
 NEVER_UNDISTURBED = {
-    "RunResumed", "RunRewound", "RewindDiverged", "WorkflowChanged", "RunInterrupted", "RunFailed",
+    "RunForked", "RunEdited", "RunResumed", "RunRewound", "RewindDiverged", "WorkflowChanged",
+    "RunInterrupted", "RunFailed",
     "StageFailed", "StageInterrupted", "StateMerged", "BranchFailed", "ResourceRestored",
     "RunCancelled", "RetryScheduled", "StageSkipped", "StageRolledBack", "EffectDecided",
     "BlockFailed", "FailureHandled", "TimeLimitStarted", "TimeLimitEnded",

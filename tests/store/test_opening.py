@@ -50,12 +50,13 @@ def test_the_file_is_stamped_and_any_tool_can_read_it(file: Path) -> None:
         uuid = store.uuid
     db = raw(file)
     assert db.execute("PRAGMA application_id").fetchone() == (0x45765374,)
-    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert db.execute("PRAGMA user_version").fetchone() == (2,)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert db.execute("SELECT value FROM meta WHERE key = 'uuid'").fetchone() == (uuid,)
     row = db.execute("SELECT *, payload ->> 'x' FROM event_log WHERE run = 'r'").fetchone()
     assert row == ("r", 1, 9, "Took", "a/b", "2.17", 1, '{"x": 5}', 5)
-    assert db.execute("SELECT name FROM _sqlite_migrations").fetchall() == [("0001_tables",)]
+    applied = db.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
+    assert applied == [("0001_tables",), ("0002_forks",)]
     db.close()
 
 
@@ -119,7 +120,7 @@ def test_a_newer_format_is_refused(file: Path, read_only: bool) -> None:
     db = raw(file)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StoreTooNew, match=r"format 99.*up to format 1"):
+    with pytest.raises(StoreTooNew, match=r"format 99.*up to format 2"):
         open_store(file, read_only=read_only)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,11 +13,11 @@ from store import HeadMoved, NewEvent, RunLocked, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Start = Callable[..., Any]  # what the fixture `child` gives
 
 EVENT = NewEvent("T")
+OLD = Path(__file__).with_name("v1.sqlite")
 
 APPEND_ON_DEMAND = """
 import sys, store
@@ -288,13 +289,15 @@ def test_a_deleted_lock_file_is_made_anew(file: Path) -> None:
 
 # one warm process forks one victim per statement: SIGKILL just before the statement runs
 KILL_AT_EVERY_STATEMENT = """
-import os, signal, sqlite3, sys, store, sqlite_utils
-folder, old, n = sys.argv[1], sys.argv[2] == "old", 0
+import os, shutil, signal, sqlite3, sys, store, sqlite_utils
+folder, kind, n = sys.argv[1], sys.argv[2], 0
 connect = sqlite3.connect
 while True:
     n += 1
     file = f"{folder}/{n}.db"
-    if old:  # a file whose format's number is that of an older one
+    if kind == "format 1":
+        shutil.copy(sys.argv[3], file)
+    if kind == "old":  # a file whose format's number is that of an older one
         store.open_store(file).close()
         db = connect(file)
         db.execute("PRAGMA user_version = 0")
@@ -317,6 +320,8 @@ while True:
     _, status = os.waitpid(pid, 0)
     if os.path.exists(file):
         with store.open_store(file, create=False) as opened:
+            heads = {info.run: info.head for info in opened.runs()}
+            assert heads == ({"first": 14, "second": 1} if kind == "format 1" else {}), heads
             assert opened.create_run("r", "n", [store.NewEvent("T")]) == 1
             assert opened.verify() == []
     if os.WIFEXITED(status):
@@ -326,20 +331,22 @@ print(n)
 """
 
 
-@pytest.mark.parametrize(("kind", "least"), [("new", 25), ("old", 6)])
+@pytest.mark.parametrize(("kind", "least"), [("new", 35), ("old", 6), ("format 1", 20)])
 def test_a_kill_at_any_statement_of_a_migration_leaves_a_usable_file(
     tmp_path: Path, child: Start, kind: str, least: int
 ) -> None:
-    statements = int(child(KILL_AT_EVERY_STATEMENT, tmp_path, kind).finish())
+    statements = int(child(KILL_AT_EVERY_STATEMENT, tmp_path, kind, OLD).finish())
     assert statements > least
     assert len(list(tmp_path.glob("*.db"))) == statements
 
 
 CREATE_AT_ONCE = """
-import os, sys, store, sqlite_utils
-folder = sys.argv[1]
+import os, shutil, sys, store, sqlite_utils
+folder, old = sys.argv[1], sys.argv[2:]
 for n in range(6):
     file = f"{folder}/{n}.db"
+    if old:
+        shutil.copy(old[0], file)
     gate, opener = os.pipe()
     pids = []
     for who in range(6):
@@ -356,7 +363,7 @@ for n in range(6):
     os.close(opener)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 6
     with store.open_store(file) as opened:
-        assert len(opened.runs()) == 6
+        assert len(opened.runs()) == (8 if old else 6)
         assert opened.verify() == []
 """
 
@@ -364,3 +371,8 @@ for n in range(6):
 def test_processes_that_create_one_store_at_once_all_succeed(tmp_path: Path, child: Start) -> None:
     uuids = Counter(child(CREATE_AT_ONCE, tmp_path).finish().split())
     assert sorted(uuids.values()) == [6] * 6
+
+
+def test_processes_that_migrate_one_store_at_once_all_succeed(tmp_path: Path, child: Start) -> None:
+    uuids = Counter(child(CREATE_AT_ONCE, tmp_path, OLD).finish().split())
+    assert list(uuids.values()) == [6 * 6]

@@ -3,8 +3,8 @@
 Rules:
 
 1. A stream belongs to its loop: opened when its first item is asked for, in a task of its own,
-   closed when the loop is left. After a crash it is opened again, over the state as of entry, and
-   moved on to where the body is.
+   closed when the loop is left. After a crash it is opened again, with the state, the seed and the
+   config as of its first item, and moved on to where the body is.
 2. A stream's `over` may not reach stateful resources, not even by a peek: it reads ahead, at a pace
    that nobody knows. Nor may a resource be a source.
 3. A production sees the state that its number says, a copy of which is kept for it.
@@ -21,6 +21,7 @@ import anyio.lowlevel
 from msgspec import Raw
 
 from kitchen.errors import ItemsError, UnencodableValue, WorkflowError
+from kitchen.log.live import live
 from kitchen.machine import commands as C
 from kitchen.machine import feeds
 from kitchen.machine.events import Address, ItemTaken, Manifest, spell
@@ -56,6 +57,10 @@ class Feeding:
         """Whether an item could be had without waiting for long."""
         found = self._streams.get(loop)
         return found is not None and found[0].ready
+
+    def is_open(self, loop: Address) -> bool:
+        """Whether the stream has been opened, and has not come to its end."""
+        return loop in self._streams
 
     async def pull(self, command: C.PullItem) -> Performed:
         """The next item of a stream."""
@@ -101,12 +106,13 @@ class Feeding:
             return found[0]
         scope, journal = self._scope, self._scope.journal
         frame = journal.state.core.control.frames[loop]
-        past, core = Past(), journal.state.core
         if frame.current >= 0:  # another process has taken items
-            past = self._past(loop, frame.entered, frame.current)
-            core = journal.state_at(frame.entered).core
-        seen = dict(self._calls.view(core, loop))
-        attempt = self._calls.attempt(loop, 0, "stream", seen)
+            past, first = self._past(loop, frame.entered, frame.current)
+            # Behind the entry the state may have been edited before the first was asked for.
+            attempt = self._surroundings.past_attempt(loop, first - 1, "stream", configured=True)
+        else:
+            seen = dict(self._calls.view(journal.state.core, loop))
+            past, attempt = Past(), self._calls.attempt(loop, 0, "stream", seen)
         touched = await self._surroundings.ensure(loop)
         assert not touched or not scope.journal.state.stateful(touched)
         node = journal.program.nodes[loop.path]
@@ -126,23 +132,24 @@ class Feeding:
             )
         return source
 
-    def _past(self, loop: Address, entered: int, current: int) -> Past:
-        """What the log knows of the items that were taken since the loop was entered."""
+    def _past(self, loop: Address, entered: int, current: int) -> tuple[Past, int]:
+        """What the log knows of the items that were taken since the loop was entered, and the seq
+        of the first."""
         digests = [""] * (current + 1)
         states: dict[int, Manifest] = {}
-        depth = len(loop.visit)
-        journal = self._scope.journal
-        for event, path, visit, _ in journal.facts(entered, journal.state.seq + 1):
-            # What a rewind superseded is told again by now, or lies beyond `current`.
-            if isinstance(event, ItemTaken) and path == loop.path and visit[:depth] == loop.visit:
-                number = visit[depth]
-                if number <= current:
-                    digests[number] = event.digest
-                    states.pop(number, None)
-                    if event.source is not None and number < current:
-                        states[number] = event.source
+        first, depth, journal = 0, len(loop.visit), self._scope.journal
+        counting = live(journal.store, journal.run)
+        facts = journal.facts(entered, journal.state.seq + 1)
+        for seq, (event, path, visit, _) in enumerate(facts, start=entered + 1):
+            if not isinstance(event, ItemTaken) or path != loop.path or not counting.counts(seq):
+                continue
+            if visit[:depth] == loop.visit and visit[depth] <= current:
+                first = first or seq
+                digests[visit[depth]] = event.digest
+                if event.source is not None and visit[depth] < current:
+                    states[visit[depth]] = event.source
         at = max(states, default=-1)
-        return Past(digests, states.get(at), at)
+        return Past(digests, states.get(at), at), first
 
     def _forget(self, loop: Address) -> None:
         _, attempt = self._streams.pop(loop)

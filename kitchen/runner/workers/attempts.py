@@ -126,6 +126,7 @@ class Workers:
             reserved=dict(scope.reserved),
             run_id=scope.run_id,
             seed=scope.seed,
+            origins={path: scope.origin(path) for path in (address.path, *loops)},
             incarnation=state.incarnation,
             seed_globals=scope.workflow.ir.seed_globals and alone,
             event_loop=event_loop(),

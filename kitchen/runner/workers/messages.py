@@ -75,6 +75,7 @@ class Work(NamedTuple):
     reserved: dict[str, tuple[str, str]]
     run_id: str
     seed: int
+    origins: dict[str, str]
     incarnation: int
     seed_globals: bool
     event_loop: str

@@ -266,6 +266,7 @@ def _surroundings(
         items={at: _Items(item, str(at), codec, script) for at, item in work.items.items()},
         run_id=work.run_id,
         seed=work.seed,
+        origin=work.origins.__getitem__,
         on_progress=channel.progress,
     )  # fmt: skip
     return scope, attempt

@@ -1,4 +1,4 @@
-"""The verbs of kitchen, put together from the floors below: run, resume, history.
+"""The verbs that execute: run, resume, and cancel, which ends that.
 
 Rules:
 
@@ -15,11 +15,9 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
-from weakref import finalize
 
 import anyio
 
@@ -31,14 +29,16 @@ from kitchen.errors import (
     NotResumable,
     RunExists,
     RunHeld,
-    UnknownRun,
 )
-from kitchen.history.history import History
-from kitchen.log.reader import started
+from kitchen.log.live import begun
+from kitchen.log.reader import run_exists, started
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import cancelling, start
+from kitchen.runner.edits import Edits
 from kitchen.runner.locate import recorded_workflow, workflow_at
+from kitchen.runner.planning import ResumePlan
+from kitchen.runner.resume import LIFE
 from kitchen.runner.stopping import GRACE
 from kitchen.runner.workers.messages import check_not_importing
 from kitchen.workflow.definition import Workflow
@@ -61,15 +61,18 @@ async def run_async(
     if_exists: str = "error",
     durability: str = "process",
     observers: Sequence[RunObserver] = (),
+    on_plan: Callable[[ResumePlan], object] | None = None,
     grace: float = GRACE,
     signals: bool = False,
     quiet: bool = True,
 ) -> Run[C, S]:
     """`run` for a program that has an event loop already. Signals stay the host's by default.
-
-    Raises what `run` raises.
+    `on_plan`: as in `resume`, where a run is taken up. Raises what `run` raises.
     """
-    _check_arguments(workflow, run_id, if_exists)
+    check_workflow(workflow)
+    check_id(run_id)
+    if if_exists not in ("error", "resume"):
+        raise ArgumentError(f'if_exists is "error" or "resume", not {if_exists!r}')
     _durability(durability)
     start.check_rank()
     check_not_importing()
@@ -77,15 +80,15 @@ async def run_async(
         if durability == "power":
             events.use("power")  # a store that was open already may have been made for less
         name = run_id if run_id is not None else start.new_run_id(workflow.name)
-        options = start.Options(adapters, observers, signals, quiet, _grace(grace))
+        options = start.Options(adapters, observers, signals, quiet, _grace(grace), on_plan=on_plan)
         with events.lease(name, note=workflow.name):
-            if run_id is not None and _exists(events, run_id):
+            if run_id is not None and run_exists(events, run_id):
                 if if_exists == "error":
                     raise RunExists(
                         f"there is a run {run_id!r} already",
                         hint='resume it, choose another id, or have it taken up: if_exists="resume"',
                     )
-                asked = start.check_same(started(events, run_id), workflow, config, seed)
+                asked = start.check_same(begun(events, run_id), workflow, config, seed)
                 ended = await start.take_up_run(workflow, events, run_id, options, asked)
                 return ended_run(ended, workflow)
             ended = await start.start(workflow, config, events, name, seed, options)
@@ -101,11 +104,19 @@ async def resume_async(
     durability: str | None = None,
     observers: Sequence[RunObserver] = (),
     decide: Mapping[str, Any] | None = None,
+    at: int | None = None,
+    config: Any = None,
+    state: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    rename: Mapping[str, str] | None = None,
+    on_plan: Callable[[ResumePlan], object] | None = None,
     grace: float = GRACE,
     signals: bool = False,
     quiet: bool = True,
+    strict: bool = True,
 ) -> Run[Any, Any]:
-    """`resume` for a program that has an event loop already. Raises what `resume` raises."""
+    """`resume` for a program that has an event loop already. `strict=False`: texts in `config` are
+    converted, as those from a command line are. Raises what `resume` raises."""
     start.check_rank()
     check_not_importing()
     with opened(store, create=False) as events:
@@ -113,26 +124,34 @@ async def resume_async(
         with events.lease(run_id):
             recorded = started(events, run_id).durability
             events.use(_durability(recorded if durability is None else durability))
-            found = _found(workflow, events, run_id)
+            found = code_of(workflow, events, run_id, needed=at is not None)
             if found is None:
                 return untyped(events, run_id)
-            options = start.Options(adapters, observers, signals, quiet, _grace(grace), decide)
+            options = start.Options(
+                adapters, observers, signals, quiet, _grace(grace), decide,
+                at, Edits(config, state, seed, strict), rename or {}, on_plan,
+            )  # fmt: skip
             return ended_run(await start.take_up_run(found, events, run_id, options), found)
 
 
-def _found(
-    workflow: Workflow[Any, Any] | str | None, events: EventStore, run_id: str
+def code_of(
+    workflow: Workflow[Any, Any] | str | None,
+    events: EventStore,
+    run_id: str,
+    *,
+    needed: bool = False,
 ) -> Workflow[Any, Any] | None:
     """The code of a run; None where there is none, and none is needed: the run is completed."""
     if isinstance(workflow, str):
         return workflow_at(workflow)
     if workflow is not None:
-        _check_arguments(workflow, run_id)
+        check_workflow(workflow)
         return workflow
     try:
         return recorded_workflow(started(events, run_id).locator, run_id)
     except NotResumable:
-        if events.latest(run_id, ["RunCompleted"]) is None:
+        last = events.latest(run_id, LIFE, path="")
+        if needed or last is None or last.type != "RunCompleted":
             raise
         return None
 
@@ -161,7 +180,7 @@ def run(
     before anything ran `ArgumentError`, `ConfigError`, `RunExists`, `RunMismatch`, `RunHeld`,
     `StoreError`.
     """
-    _check_no_loop("run_async")
+    check_no_loop("run_async")
     return anyio.run(
         partial(
             run_async,
@@ -190,6 +209,12 @@ def resume(
     durability: str | None = None,
     observers: Sequence[RunObserver] = (),
     decide: Mapping[str, Any] | None = None,
+    at: int | None = None,
+    config: Any = None,
+    state: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    rename: Mapping[str, str] | None = None,
+    on_plan: Callable[[ResumePlan], object] | None = None,
     grace: float = GRACE,
 ) -> Run[Any, Any]:
     """Take up a run where it was left, and run it to its end. A completed one is returned as it is.
@@ -199,10 +224,15 @@ def resume(
     effect="once" that were stopped in the middle, by path: "retry", "skip", or a mapping of the
     changes to the state that they would have made, which is "skip" as well. `grace`: as in `run`.
 
+    `at`: go another way from the latest consistent cut at or before that seq, also of a run that is
+    completed; `config` (the fields that change), `state` (the keys) and `seed` are then edited.
+    `rename`: new paths of nodes by their old ones, where the workflow has changed. `on_plan` is told
+    what will be done, before anything is.
+
     Raises `RunError`, `RunInterrupted`, `RunCancelled`, `ArgumentError`, `UnknownRun`, `RunHeld`,
     `EffectUndecided`, `NotResumable`, `WorkflowChanged`, `StoreError`.
     """
-    _check_no_loop("resume_async")
+    check_no_loop("resume_async")
     return anyio.run(
         partial(
             resume_async,
@@ -213,6 +243,12 @@ def resume(
             durability=durability,
             observers=observers,
             decide=decide,
+            at=at,
+            config=config,
+            state=state,
+            seed=seed,
+            rename=rename,
+            on_plan=on_plan,
             grace=grace,
             signals=True,
             quiet=False,
@@ -245,33 +281,16 @@ def cancel(run_id: str, *, store: StoreLike = None, wait: float = 60.0) -> str:
             time.sleep(0.1)
 
 
-def open_history(run_id: str, *, store: StoreLike = None) -> History:
-    """`kitchen.history`: the store stays open as long as the `History` is in use."""
-    stack = ExitStack()
-    try:
-        past = History(stack.enter_context(opened(store, create=False, read_only=True)), run_id)
-    except BaseException:
-        stack.close()
-        raise
-    finalize(past, stack.close)
-    return past
-
-
-def _exists(events: EventStore, run_id: str) -> bool:
-    try:
-        events.run(run_id)
-    except UnknownRun:
-        return False
-    return True
-
-
-def _check_arguments(workflow: object, run_id: object, if_exists: str = "error") -> None:
+def check_workflow(workflow: object) -> None:
+    """Raises `ArgumentError` for what is no workflow."""
     if not isinstance(workflow, Workflow):
         raise ArgumentError(
             f"expected a workflow, got {workflow!r}", hint="did you forget @kitchen.workflow?"
         )
-    if if_exists not in ("error", "resume"):
-        raise ArgumentError(f'if_exists is "error" or "resume", not {if_exists!r}')
+
+
+def check_id(run_id: object) -> None:
+    """Raises `ArgumentError` for what cannot be the id of a run; None is to be made up."""
     if run_id is not None and not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id)):
         raise ArgumentError(
             f"a run's id is a text of 1 to 200 printable characters, not {run_id!r}",
@@ -291,7 +310,7 @@ def _durability(word: str) -> Literal["process", "power"]:
     return word
 
 
-def _check_no_loop(twin: str) -> None:
+def check_no_loop(twin: str) -> None:
     trio: Any = sys.modules.get("trio")
     if trio is None or not trio.lowlevel.in_trio_run():
         try:

@@ -1,0 +1,1 @@
+"""Replaying with execution: what a log holds, done again beside it, and compared."""
