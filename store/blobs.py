@@ -162,11 +162,17 @@ class FileBlobs:
         """Remove a blob unless it was put within the last `older_than` seconds; whether it goes."""
         path = self.path(digest)
         try:
-            since = path.stat().st_mtime
-            if older_than and time.time() - since < older_than:
+            if older_than and time.time() - path.stat().st_mtime < older_than:
                 return False
-            if not dry_run:
-                path.unlink()
+            if dry_run:
+                return path.is_file()
+            # Whoever puts it from here on finds no file, and writes it; who has just put it shows.
+            aside = path.parent / f"{_TEMPORARY}{os.getpid()}-{id(self):x}-{next(self._numbers)}"
+            path.rename(aside)
+            if older_than and time.time() - aside.stat().st_mtime < older_than:
+                aside.rename(path)
+                return False
+            aside.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:

@@ -196,6 +196,9 @@ class SqliteStore:
                         insert(raw, values, count, fresh=expected == 0)
             except BaseException as error:
                 self._heads.pop(run, None)
+                cause = error.__cause__  # of what `writing` has put in other words
+                if isinstance(cause, sqlite3.IntegrityError):
+                    raise self._refusal(cause, run, head) from cause
                 if isinstance(error, SQL_ERRORS):
                     raise self._refusal(error, run, head) from error
                 raise

@@ -4,10 +4,11 @@ Rules: `application_id` says that a file is ours, `user_version` which format it
 looked at before anything is written, and a foreign or newer file is left untouched. All pending
 migrations and both stamps are one transaction, so that a kill leaves an empty file, which the next
 opening fills, or a whole store of the format that it had or of this one. A file of an older format
-is migrated when it is opened for writing, and can be read as it is. An event's key is run number << 32 | seq, types and paths are
-small integers, and the view `event_log` spells them for any SQLite tool. Events of the run as a
-whole have the path "", and an index of their own, which costs nothing for the others. Triggers
-refuse to change or delete what was recorded; only removing whole runs lifts some. sqlite-utils is imported only when there is something to migrate.
+is migrated when it is opened for writing, and can be read as it is. An event's key is run number
+<< 32 | seq, types and paths are small integers, and the view `event_log` spells them for any SQLite
+tool. Events of the run as a whole have the path "", and an index of their own, which costs nothing
+for the others. Triggers refuse to change or delete what was recorded; only removing whole runs lifts
+some. sqlite-utils is imported only when there is something to migrate.
 """
 
 from __future__ import annotations

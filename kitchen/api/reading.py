@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -62,6 +63,7 @@ def replay(
             raise ArgumentError("only=, tolerance= and adapters= are for replay(execute=True)")
         with opened(store, create=False, read_only=True) as events:
             return replayed(events, run_id, until)
+    _check_tolerance(tolerance)
     check_no_loop("replay_async")
     return anyio.run(
         partial(
@@ -120,9 +122,15 @@ def diff(
     """
     from kitchen.history.diff import compare
 
+    _check_tolerance(tolerance)
     with ExitStack() as stack:
         first = stack.enter_context(opened(store, create=False, read_only=True))
         second = first
         if other is not None:
             second = stack.enter_context(opened(other, create=False, read_only=True))
         return compare(History(first, a), History(second, b), tolerance=tolerance)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance < math.inf:
+        raise ArgumentError(f"a tolerance is a number from 0 on, not {tolerance}")

@@ -83,16 +83,17 @@ def forked(
         events.run(run_id)
         name = start.new_run_id(started(events, run_id).workflow) if new is None else new
         with events.lease(name, note="fork"):
-            code = _typed(workflow, events, run_id) if edits.config or edits.state else None
-            return forking.fork(events, run_id, name, at, edits, code)
+            code = _typed(workflow, events, run_id, edits)
+            return forking.fork(events, run_id, name, at, edits, code, start.this_host())
 
 
 def _typed(
-    workflow: Workflow[Any, Any] | str | None, events: EventStore, run_id: str
+    workflow: Workflow[Any, Any] | str | None, events: EventStore, run_id: str, edits: Edits
 ) -> Workflow[Any, Any] | None:
     """The code, where edits are to be held to the types that it declares."""
     ir = recorded_ir(events, run_id)
-    if workflow is None and ir.config is None and ir.state is None:
+    wanted = (edits.config and ir.config is not None) or (edits.state and ir.state is not None)
+    if workflow is None and not wanted:
         return None
     try:
         return code_of(workflow, events, run_id, needed=True)

@@ -60,8 +60,9 @@ class Place:
 
     `kind`: the node's, or "visit" for one of a loop; "" for the run. `before` and `behind`: the
     events before and behind those of the places in it. `effects`: of the attempt that was
-    committed. `ended`: how the last attempt did, "" where there was none. `failed` and `interrupted`: how many
-    attempts were. `seconds`: of attempts; of a place with others in it, from the first to the last.
+    committed. `ended`: how the last attempt did, "" where there was none. `failed` and
+    `interrupted`: how many attempts were. `seconds`: of attempts; of a place with others in it, from
+    the first to the last.
     """
 
     path: str

@@ -147,20 +147,25 @@ def unlocked(raw: Raw, declared: type[Any] | None, asked: Any = None) -> Any:
     return _restored(raw, declared, lambda entries: hidden.unlocked(entries, tree))
 
 
-def edited(raw: Raw, declared: type[Any] | None, changes: Any, *, strict: bool = True) -> Raw:
-    """A recorded config with some of its fields changed, as it is recorded. `changes`: a mapping,
-    nested where the config is, or a whole config of the declared type.
+def changed(raw: Raw, declared: type[Any] | None, changes: Any, *, strict: bool = True) -> Any:
+    """A recorded config with some of its fields changed, and the secrets that `changes` hold. It is
+    a mapping, nested where the config is, or a whole config of the declared type.
 
     Raises `ConfigError`, also for a field that is not there.
     """
     if declared is not None and isinstance(changes, declared):
-        return record(convert(changes, declared))
+        return convert(changes, declared)
     if not isinstance(changes, Mapping):
         raise ConfigError(f"the config is edited by a mapping, not by a {type(changes).__name__}")
     before = _tree(restore(raw, declared))
     if declared is None:
         check_known(before, cast("Mapping[Any, Any]", changes))
-    return record(convert(_merged(before, changes), declared, strict=strict))
+    return convert(_merged(before, changes), declared, strict=strict)
+
+
+def texts_in(config: Any) -> list[str]:
+    """The places of secrets that were given as a text, which ends with this process."""
+    return hidden.texts(_tree(config))
 
 
 def check_known(before: Mapping[Any, Any], changes: Mapping[Any, Any], where: str = "") -> None:

@@ -41,6 +41,13 @@ class Edits(NamedTuple):
     seed: int | None = None
     strict: bool = True
 
+    def changed(self, started: RunStarted, declared: type[Any] | None) -> Any:
+        """The config that was recorded, with these changes.
+
+        Raises `ConfigError`.
+        """
+        return configs.changed(started.config, declared, self.config, strict=self.strict)
+
     def __bool__(self) -> bool:
         return bool(self.config) or bool(self.state) or self.seed is not None
 
@@ -97,7 +104,7 @@ def edit(
     config = NOTHING  # this very object, which is left out of the log
     if edits.config:
         declared = None if workflow is None else workflow.config_type
-        config = configs.edited(started.config, declared, edits.config, strict=edits.strict)
+        config = configs.record(edits.changed(started, declared))
         config = NOTHING if config == started.config else config
     changes = fields.encoded(edits.state or {}, blobs)
     if changes and state.core.control.forks:

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kitchen.errors import NotResumable
+from kitchen.errors import ConfigError, NotResumable
 from kitchen.log.journal import new_event
 from kitchen.log.reader import LogReader, recorded_ir
 from kitchen.machine.chart import compile_workflow
-from kitchen.machine.events import Fact, RunEdited, RunForked
+from kitchen.machine.events import Fact, Host, RunEdited, RunForked
 from kitchen.machine.fold import apply
 from kitchen.ports.event_store import EventStore
+from kitchen.runner import config as configs
 from kitchen.runner.edits import Edits, edit, fields_of
-from kitchen.runner.start import this_host
 from kitchen.runner.turning import Cut, cut_for
 from kitchen.workflow.definition import Workflow
 
@@ -41,6 +41,7 @@ def fork(
     asked: int | None,
     edits: Edits,
     workflow: Workflow[Any, Any] | None,
+    host: Host,
 ) -> Forked:
     """Make a run that goes on from the cut of `parent` before a seq (None: where it stands).
 
@@ -49,11 +50,13 @@ def fork(
     """
     log = LogReader(store, parent, compile_workflow(recorded_ir(store, parent)))
     cut = cut_for(log, store.head(parent) if asked is None else asked)
-    _check_done(log, cut)
+    check_shared(store, parent, cut.seq)
     assert cut.state.started is not None
     fields = fields_of(workflow, log.program.loops)
+    if edits.config:
+        _refuse_texts(edits.changed(cut.state.started, workflow.config_type if workflow else None))
     edited = edit(edits, cut.state.started, cut.state, workflow, fields, store.blobs)
-    facts = [Fact(RunForked(parent, this_host())), *([Fact(edited)] if edited else [])]
+    facts = [Fact(RunForked(parent, host)), *([Fact(edited)] if edited else [])]
     state = cut.state.copy()
     for fact in facts:
         apply(log.program, state, fact, log)
@@ -62,12 +65,32 @@ def fork(
     return Forked(new, parent, cut, edited)
 
 
-def _check_done(log: LogReader, cut: Cut) -> None:
-    """Raises `NotResumable` where stages before the cut were rolled back since."""
-    done = cut.state.done or cut.state.compensated
-    if done and log.state_at(None).compensated:
-        raise NotResumable(
-            f"run {log.run!r} has failed, and the stages that it had completed by event {cut.seq} "
-            "were rolled back",
-            hint="fork it before the first of them, or start another run",
+def _refuse_texts(config: Any) -> None:
+    """Raises `ConfigError` for secrets that the process which runs the fork would not have."""
+    places = configs.texts_in(config)
+    if places:
+        raise ConfigError(
+            f"{', '.join(places)}: a fork keeps no secret that is given as a text",
+            hint='set its variable when you resume the fork, or give Secret(env="NAME")',
         )
+
+
+def check_shared(store: EventStore, run: str, until: int) -> None:
+    """Whether what a run shares with its parents, up to event `until`, still stands.
+
+    Raises `NotResumable` where one of them has rolled back a stage of it since.
+    """
+    parent: str | None = run
+    while parent is not None:
+        log = LogReader(store, parent, compile_workflow(recorded_ir(store, parent)))
+        if not log.program.ir.compensate:
+            return
+        then = log.state_at(until)
+        if (then.done or then.compensated) and log.state_at(None).compensated:
+            raise NotResumable(
+                f"run {parent!r} has failed, and the stages that it had completed by event {until} "
+                "were rolled back",
+                hint="fork it before the first of them, or start another run",
+            )
+        info = store.run(parent)
+        parent, until = info.parent, min(until, info.forked_at)

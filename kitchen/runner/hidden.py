@@ -121,6 +121,19 @@ def require(tree: Any) -> None:
         raise ConfigError("\n  ".join(whats), hint="\n  ".join(remedies))
 
 
+def texts(tree: Any) -> list[str]:
+    """The places of the secrets in a tree whose values are in no variable."""
+    found: list[str] = []
+
+    def look(secret: Secret, place: str) -> Secret:
+        if secret.env is None:
+            found.append(place)
+        return secret
+
+    _swapped(tree, look)
+    return found
+
+
 def _conventional(place: str) -> str:
     """`config.keys[0]` is looked for in KITCHEN_SECRET_KEYS_0."""
     name = re.sub(r"[^A-Z0-9]+", "_", place.removeprefix("config").upper())

@@ -62,7 +62,8 @@ def open_journal(
             f"@kitchen.workflow(name={recorded.name!r})",
         )
     journal = Journal(store, run, compile_workflow(ir))
-    if names:
+    names = {was: now for was, now in names.items() if not _is_said(journal, was, now)}
+    if names and not over:
         check_names(recorded, ir, names)
         journal.rename(names)
     changes = differences(recorded, ir, names)
@@ -131,6 +132,11 @@ def workflow_changed(
     gained = {key: value for key, value in declared.items() if key not in known}
     ir = E.Raw(IR.to_json(program.ir))
     return E.WorkflowChanged(ir, program.fingerprint, changed, gained, dict(names))
+
+
+def _is_said(journal: Journal, was: str, now: str) -> bool:
+    """Whether the log says already that a node is called so."""
+    return bool(journal.renaming) and journal.renaming.path(1, was) == now
 
 
 def check_names(old: WorkflowIR, new: WorkflowIR, names: Names) -> None:

@@ -35,6 +35,7 @@ from kitchen.runner import config as configs
 from kitchen.runner.deciding import decisions
 from kitchen.runner.declared import field_names, initial_state, state_fields
 from kitchen.runner.edits import Edits
+from kitchen.runner.forking import check_shared
 from kitchen.runner.locate import locator_of
 from kitchen.runner.loop import Execution
 from kitchen.runner.planning import ResumePlan, planned
@@ -176,15 +177,17 @@ async def take_up_run(
             f"run {run_id!r} has failed, and its completed stages were rolled back",
             hint="there is nothing to go on from: start another run, under another id",
         )
+    info = store.run(run_id)
+    if info.parent is not None:
+        check_shared(store, info.parent, info.forked_at)
     turn = None
     if options.at is not None:
         turn = turn_for(journal, workflow, options.at, options.edits, store.blobs)
     state = journal.state if turn is None else after_turn(journal, turn)
     begun = state.started
     assert begun is not None
-    given: Any = options.edits.config
-    if asked is None and isinstance(given, dict):  # with secrets in it
-        asked = configs.ConfigMap(given)  # pyright: ignore[reportUnknownArgumentType]
+    if asked is None and options.edits.config:  # it may hold secrets
+        asked = options.edits.changed(begun, workflow.config_type)
     config = configs.unlocked(begun.config, workflow.config_type, asked)
     _check_workers(workflow, config)
     scope = _scope(workflow, journal, config, begun.seed, options)

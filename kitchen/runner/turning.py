@@ -23,6 +23,8 @@ from kitchen.machine.state import State
 from kitchen.runner.edits import Edits, Large, edit, fields_of
 from kitchen.workflow.definition import Workflow
 
+_CHUNK = 1_000  # events that are looked at together
+
 
 class Cut(NamedTuple):
     """Where a run can go on, for the seq that was asked for; `state` is that at the cut."""
@@ -62,10 +64,11 @@ def cut_for(log: LogReader, asked: int) -> Cut:
 def _settled(log: LogReader, seq: int) -> int:
     """The latest seq at which no attempt is half committed."""
     while seq > 0:
-        (fact,) = log.facts(seq - 1, seq + 1)
-        if not isinstance(fact.event, Mutation | LoopStopped):
-            return seq
-        seq -= 1
+        first = max(seq - _CHUNK, 0)
+        for fact in reversed(list(log.facts(first, seq + 1))):
+            if not isinstance(fact.event, Mutation | LoopStopped):
+                return seq
+            seq -= 1
     return seq
 
 

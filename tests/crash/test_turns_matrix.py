@@ -612,3 +612,16 @@ def seen(store: Any, run: str) -> Any:
     past = History(store, run)
     points = [(repr(p.value), p.step, p.visit) for p in past.metrics("loss")]
     return past.status, past.state_at(), points
+
+
+def test_a_replay_of_a_part_sees_a_stream_as_it_was_then() -> None:
+    """Also where what is replayed was superseded later."""
+    workflow = next(each for each in ALL if each.name == "batches")
+    store, _, _ = completed(workflow)
+    taken_up(store, "r", workflow, 20, at=41, seed=2)
+    last = store.head("r")
+    for until in range(42, last, 6):
+        told = kitchen.replay(
+            "r", workflow, store=store, execute=True, until=until, only="epochs/batches/train_batch"
+        )
+        assert told.divergences == (), until

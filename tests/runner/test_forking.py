@@ -74,3 +74,41 @@ def test_a_fork_is_sent_back_into_what_it_shares() -> None:
     assert kitchen.history("f", store=store).state_at() != whole
     kitchen.resume("f", TYPED, store=store, at=behind(store, 0), seed=0)
     assert kitchen.history("f", store=store).state_at() == whole
+
+
+def test_a_fork_does_not_go_on_over_what_its_parent_has_rolled_back_since() -> None:
+    failing = [True]
+
+    class Make(kitchen.Stage):
+        def execute(self, ctx: Any) -> None:
+            ctx.state["made"] = True
+
+        def rollback(self, ctx: Any, error: BaseException) -> None:
+            pass
+
+    def use(ctx: Any) -> None:
+        if failing[0]:
+            raise RuntimeError("no")
+
+    @kitchen.workflow(compensate=True)
+    def made(wf: Any) -> None:
+        wf.stage("make", Make())
+        wf.stage("use", use)
+
+    store = MemoryStore()
+    store_of_then = MemoryStore()
+    for each in (store, store_of_then):
+        with pytest.raises(kitchen.RunError):
+            kitchen.run(made, store=each, run_id="r")
+    completed_at = next(r.seq for r in store.read("r") if r.type == "StageCompleted")
+    before = store.truncated("r", completed_at)  # as if the process had died there
+    kitchen.fork("r", at=completed_at, new_run_id="f", store=before)
+    kitchen.fork("f", at=completed_at, new_run_id="g", store=before)
+    with pytest.raises(kitchen.RunError):
+        kitchen.resume("r", made, store=before)
+    failing[0] = False
+    for fork in ("f", "g"):
+        with pytest.raises(kitchen.NotResumable, match="'r' has failed, and the stages"):
+            kitchen.resume(fork, made, store=before)
+    with pytest.raises(kitchen.NotResumable, match="'r' has failed, and the stages"):
+        kitchen.fork("g", at=completed_at, store=before)

@@ -19,6 +19,7 @@ import kitchen
 from kitchen.history.replay import replayed
 from kitchen.workflow import ir as IR
 from kitchen.workflow.changes import moved
+from store import MemoryStore
 from tests.crash.test_crash_matrix import Killed
 from tests.histories.changing import extra, logged, stored, today
 from tests.histories.make import HISTORIES
@@ -321,3 +322,29 @@ def test_a_renaming_that_cannot_be_is_refused(
             resumed(store, today(names=names), rename=said)
         assert hint in str(caught.value.hint)
         assert store.head("r") == head
+
+
+def test_the_same_command_may_be_given_again() -> None:
+    broken = [True]
+
+    def fails(ctx: Any) -> None:
+        if broken[0]:
+            raise RuntimeError("no")
+
+    def version(name: str) -> Any:
+        @kitchen.workflow(name="again")
+        def workflow(wf: Any) -> None:
+            wf.stage(name, lambda ctx: None)
+            wf.stage("last", fails)
+
+        return workflow
+
+    store = MemoryStore()
+    with pytest.raises(kitchen.RunError):
+        kitchen.run(version("first"), store=store, run_id="r")
+    with pytest.raises(kitchen.RunError):
+        kitchen.resume("r", version("begin"), store=store, rename={"first": "begin"})
+    broken[0] = False
+    for _ in range(2):  # a completed run is returned as it is
+        told = kitchen.resume("r", version("begin"), store=store, rename={"first": "begin"})
+        assert told.status == "completed"

@@ -101,7 +101,7 @@ CHANGED = [
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize(("workflow", "path", "body"), CHANGED, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("workflow", "path", "body"), CHANGED, ids=[each[1] for each in CHANGED])
 def test_a_changed_stage_is_named_at_each_of_its_visits(
     workflow: Any, path: str, body: Any, backend: str
 ) -> None:

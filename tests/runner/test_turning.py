@@ -122,7 +122,11 @@ def test_a_secret_in_the_config_stays_out_of_the_log_and_the_plan(tmp_path: Path
         edits: Any = {"config": {"inner": {"rate": 0.7}, "key": kitchen.Secret(f"{hidden}-new")}}
         at = behind(store, 1)
         plan = kitchen.plan_resume("r", TYPED, store=store, at=at, **edits)
-        new = kitchen.fork("r", workflow=TYPED, store=store, at=at, **edits)
+        with pytest.raises(kitchen.ConfigError, match="keeps no secret") as raised:
+            kitchen.fork("r", workflow=TYPED, store=store, at=at, **edits)
+        assert hidden not in str(raised.value)
+        slower = {"inner": {"rate": 0.7}}
+        new = kitchen.fork("r", workflow=TYPED, store=store, at=at, config=slower)
         logged = "".join(r.payload for run in ("r", new) for r in store.read(run))
     assert hidden not in logged
     assert hidden not in repr(plan)
@@ -241,3 +245,21 @@ def test_a_resource_and_the_items_of_before_an_edit_are_as_they_were() -> None:
     (_, box, _), (_, first, _) = drawn[:2]
     assert drawn[2:] == [("box", box, 2), ("source", first, 1)]
     assert "RunFailed" not in types(store)
+
+
+def test_a_secret_that_is_edited_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KITCHEN_SECRET_KEY", "from-the-variable")
+
+    class Keyed(msgspec.Struct):
+        key: kitchen.Secret
+
+    def build(wf: Any) -> None:
+        wf.stage("use", lambda ctx: ctx.state.update(tail=ctx.config.key.reveal()[-3:]))
+
+    workflow, store = kitchen.workflow(config=Keyed)(build), MemoryStore()
+    assert kitchen.run(workflow, {"key": "the-one"}, store=store, run_id="r").state.tail == "one"
+    again = kitchen.resume("r", workflow, store=store, at=2, config={"key": "the-two"})
+    assert again.state.tail == "two"
+    with pytest.raises(kitchen.ConfigError, match="a fork keeps no secret"):
+        kitchen.fork("r", at=2, config={"key": "the-three"}, store=store, workflow=workflow)
+    assert "the-" not in "".join(record.payload for record in store.read("r"))

@@ -376,3 +376,37 @@ def test_processes_that_create_one_store_at_once_all_succeed(tmp_path: Path, chi
 def test_processes_that_migrate_one_store_at_once_all_succeed(tmp_path: Path, child: Start) -> None:
     uuids = Counter(child(CREATE_AT_ONCE, tmp_path, OLD).finish().split())
     assert list(uuids.values()) == [6 * 6]
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 200])
+def test_who_was_overtaken_is_told_so_whatever_it_appends(tmp_path: Path, count: int) -> None:
+    event = NewEvent("A")
+    with open_store(tmp_path / "k.db") as one, open_store(tmp_path / "k.db") as other:
+        one.create_run("r", "w", [event])
+        other.append("r", 1, [event])
+        with pytest.raises(HeadMoved):
+            one.append("r", 1, [event] * count)
+        assert one.head("r") == 2
+
+
+def test_a_blob_that_is_put_while_it_is_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts it just before the file would go: between the look at its age and the deed."""
+    data = b"x" * 100_000
+    with open_store(tmp_path / "k.db") as one, open_store(tmp_path / "k.db") as other:
+        digest = one.blobs.put(data)
+        path = one.blobs.path(digest)
+        os.utime(path, (1, 1))
+        for verb in ("rename", "unlink"):
+            real: Any = getattr(Path, verb)
+
+            def meddle(self: Path, *given: Any, real: Any = real, **named: Any) -> Any:
+                monkeypatch.undo()
+                other.blobs.put(data)
+                return real(self, *given, **named)
+
+            os.utime(path, (1, 1))
+            monkeypatch.setattr(Path, verb, meddle)
+            one.blobs.remove(digest, older_than=3600)
+            assert other.blobs.get(digest) == data

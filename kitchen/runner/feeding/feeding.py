@@ -138,7 +138,7 @@ class Feeding:
         digests = [""] * (current + 1)
         states: dict[int, Manifest] = {}
         first, depth, journal = 0, len(loop.visit), self._scope.journal
-        counting = live(journal.store, journal.run)
+        counting = live(journal.store, journal.run, journal.state.seq)
         facts = journal.facts(entered, journal.state.seq + 1)
         for seq, (event, path, visit, _) in enumerate(facts, start=entered + 1):
             if not isinstance(event, ItemTaken) or path != loop.path or not counting.counts(seq):
