@@ -93,7 +93,7 @@ async def replay_async(
 ) -> Replay:
     """`replay(execute=True)` for a program that has an event loop already."""
     with opened(store, create=False, read_only=True) as events:
-        code = code_of(workflow, events, run_id, needed=True)
+        code = code_of(workflow, events, run_id, needed=True, verb="replay")
         assert code is not None
         return await rehearse(
             code,

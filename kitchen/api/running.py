@@ -140,6 +140,7 @@ def code_of(
     run_id: str,
     *,
     needed: bool = False,
+    verb: str = "resume",
 ) -> Workflow[Any, Any] | None:
     """The code of a run; None where there is none, and none is needed: the run is completed."""
     if isinstance(workflow, str):
@@ -148,7 +149,7 @@ def code_of(
         check_workflow(workflow)
         return workflow
     try:
-        return recorded_workflow(started(events, run_id).locator, run_id)
+        return recorded_workflow(started(events, run_id).locator, run_id, verb)
     except NotResumable:
         last = events.latest(run_id, LIFE, path="")
         if needed or last is None or last.type != "RunCompleted":
@@ -230,7 +231,7 @@ def resume(
     what will be done, before anything is.
 
     Raises `RunError`, `RunInterrupted`, `RunCancelled`, `ArgumentError`, `UnknownRun`, `RunHeld`,
-    `EffectUndecided`, `NotResumable`, `WorkflowChanged`, `StoreError`.
+    `EffectUndecided`, `NotResumable`, `WorkflowChanged`, `BlobLost`, `StoreError`.
     """
     check_no_loop("resume_async")
     return anyio.run(

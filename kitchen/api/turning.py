@@ -96,7 +96,7 @@ def _typed(
     if workflow is None and not wanted:
         return None
     try:
-        return code_of(workflow, events, run_id, needed=True)
+        return code_of(workflow, events, run_id, needed=True, verb="fork")
     except NotResumable as error:
         raise NotResumable(
             f"edits are checked against the types of the workflow: {error.message}",

@@ -111,7 +111,8 @@ def compare(a: History, b: History, *, tolerance: float = 0.0) -> Diff:
 
     Raises `HistoryError` and `CorruptStore` where a log does not read.
     """
-    how = Comparing(tolerance, a.fetch, b.fetch)
+    taken_up = _taken_up(a), _taken_up(b)
+    how = Comparing(tolerance, a.fetch, b.fetch, disturbed=any(taken_up))
     trees = places(a.store, a.run_id, a.program), places(b.store, b.run_id, b.program)
     walking = _Walking(how, a.loops, b.loops)
     walking.both(*trees)
@@ -128,7 +129,7 @@ def compare(a: History, b: History, *, tolerance: float = 0.0) -> Diff:
         {path: list(found.values()) for path, found in walking.found.items()},
         list(_states(how, a, b)),
         _durations(*trees),
-        (_taken_up(a), _taken_up(b)),
+        taken_up,
     )
 
 

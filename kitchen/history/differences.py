@@ -43,11 +43,15 @@ class Part(NamedTuple):
 
 
 class Comparing(NamedTuple):
-    """How values are compared. Large ones are fetched only where floats need not be equal."""
+    """How values are compared. Large ones are fetched only where floats need not be equal.
+
+    `disturbed`: a run was taken up on the way, so that attempts may have been made twice.
+    """
 
     tolerance: float
     fetch_a: Fetch
     fetch_b: Fetch
+    disturbed: bool = False
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two recorded values are the same."""
@@ -77,7 +81,8 @@ class Comparing(NamedTuple):
             yield Part("outcome", "", ended[0], ended[1], a.committed or None, b.committed or None)
         # A process that dies may leave a failure as an interruption.
         one, other = (each.failed + bool(each.committed) for each in (a, b))
-        if one > other + b.interrupted or other > one + a.interrupted:
+        apart = one > other + b.interrupted or other > one + a.interrupted
+        if apart and not self.disturbed:
             seqs = (a.committed or None, b.committed or None)
             yield Part("attempts", "", str(one), str(other), *seqs)
 

@@ -187,7 +187,9 @@ def _refuse_known(store: EventStore, run: str) -> None:
         store.run(run)
     except LookupError:
         return
-    raise RunExists(f"there is a run {run!r} already", hint="import it under another id (run=)")
+    raise RunExists(
+        f"there is a run {run!r} already", hint="import it under another id: run_id=, or --id"
+    )
 
 
 def _compare_chains(store: EventStore, told: Told, source: Path) -> None:

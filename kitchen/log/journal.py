@@ -143,5 +143,5 @@ class Journal(LogReader):
         key = snapshot_key(self.program)
         try:
             self.store.save_snapshot(self.run, state.seq, key, body)
-        except StoreError:  # the log has the events; without the cache, folding takes longer
-            _logger.exception("run %s: a snapshot could not be saved", self.run)
+        except StoreError as error:  # the log has the events; without it, folding takes longer
+            _logger.warning("run %s: a snapshot could not be saved: %s", self.run, error.message)

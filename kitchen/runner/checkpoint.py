@@ -19,7 +19,9 @@ from msgspec import Raw
 from kitchen.errors import BlobLost, KitchenError, ResourceError
 from kitchen.log.journal import Journal
 from kitchen.machine.codec.arrays import pack_state, unpack_state
+from kitchen.machine.codec.values import blob_digests
 from kitchen.machine.events import Manifest
+from kitchen.machine.state import State
 from kitchen.runner.resources import LiveResources
 
 
@@ -44,6 +46,22 @@ def _save(name: str, value: Any, journal: Journal) -> Manifest:
         journal.store.blobs.put(data)
     size = len(packed.tree) + sum(map(len, packed.blobs.values()))
     return Manifest(Raw(packed.tree), size)
+
+
+def check_saved(state: State, journal: Journal) -> None:
+    """Whether all is there that the open resources were saved as.
+
+    Raises `BlobLost`.
+    """
+    for name, known in state.core.resources.items():
+        for digest in blob_digests(known.manifest.tree) if known.manifest is not None else ():
+            if not journal.store.blobs.has(digest):
+                raise BlobLost(
+                    f"the checkpoint of resource {name!r} at event {known.saved} cannot be read: the "
+                    f"blob {digest} is missing",
+                    hint=f"bring it back beside the store: {journal.store.path}.blobs/{digest[:2]}/"
+                    f"{digest[2:]}",
+                )
 
 
 def load(name: str, value: Any, manifest: Manifest, journal: Journal) -> None:

@@ -18,7 +18,7 @@ from kitchen.errors import ArgumentError, EffectUndecided
 from kitchen.machine.commands import Decided
 from kitchen.machine.events import Address, spell
 from kitchen.machine.outstanding import is_halted, undecided
-from kitchen.machine.state import State
+from kitchen.machine.state import Once, State
 from kitchen.runner.declared import suggest
 from kitchen.runner.edits import Fields
 from kitchen.runner.scope import Scope
@@ -38,7 +38,8 @@ def decisions(
     journal = scope.journal
     state = journal.state if state is None else state
     waiting = undecided(journal.program, state)
-    names = {spell(*at, journal.program.loops.get(at.path)): at for at in waiting}
+    ahead = [at for at, known in state.memo.items() if known == Once(None)]
+    names = {spell(*at, journal.program.loops.get(at.path)): at for at in (*waiting, *ahead)}
     made: dict[Address, Decided] = {}
     for name, said in (given or {}).items():
         at = _named(name, names)
@@ -51,7 +52,7 @@ def decisions(
                 hint='decide it by "retry" (it has not happened) or "skip" (it has), without changes; '
                 "it is not run again either way",
             )
-    left = [name for name, at in names.items() if at not in made]
+    left = [name for name, at in names.items() if at not in made and at in waiting]
     if left:
         shown = "\n".join(f"  {name}" for name in left)
         raise EffectUndecided(

@@ -124,12 +124,14 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def recorded_workflow(locator: Locator | None, run: str) -> Workflow[Any, Any]:
+def recorded_workflow(
+    locator: Locator | None, run: str, verb: str = "resume"
+) -> Workflow[Any, Any]:
     """The workflow of a run, by its recorded locator.
 
     Raises `NotResumable` with the command or the call that resumes the run by hand.
     """
-    by_hand = f"kitchen resume {run} --workflow module:name"
+    by_hand = f"kitchen {verb} {run} --workflow module:name"
     if locator is None:
         raise NotResumable(f"run {run!r} does not say where its workflow is", hint=by_hand)
     if locator.module == "__main__":
@@ -137,8 +139,8 @@ def recorded_workflow(locator: Locator | None, run: str) -> Workflow[Any, Any]:
         raise NotResumable(
             f"run {run!r} was started by the script {locator.file or '?'}, which cannot be imported "
             "by name",
-            hint=f"kitchen resume {run} --workflow {name}:{locator.qualname}\n"
-            f"  or, in the script: kitchen.resume({run!r}, {locator.qualname})",
+            hint=f"kitchen {verb} {run} --workflow {name}:{locator.qualname}\n"
+            f"  or, in the script: kitchen.{verb}({run!r}, {locator.qualname})",
         )
     names = (*locator.qualname.split("."), *locator.module.split("."))
     if names[-1] == "py" or not all(name.isidentifier() for name in names):

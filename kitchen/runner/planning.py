@@ -23,7 +23,7 @@ from kitchen.log.renaming import Names
 from kitchen.machine import commands as C
 from kitchen.machine.events import Address, ResourceTouched, spell
 from kitchen.machine.outstanding import undecided
-from kitchen.machine.state import State
+from kitchen.machine.state import Once, State
 from kitchen.ports.event_store import EventStore, Record
 from kitchen.runner import config as configs
 from kitchen.runner.edits import Edits
@@ -183,7 +183,10 @@ def planned(
     else:
         cut, why, behind = state.seq, "", state
     lost, kept = _lost(journal, cut) if cut != state.seq else ([], set[Address]())
-    waiting = undecided(journal.program, behind)
+    kept |= {at for at, known in behind.memo.items() if isinstance(known, Once) and known.effects}
+    waiting = [*undecided(journal.program, behind)]
+    if turn is not None:
+        waiting += [at for at, known in behind.memo.items() if known == Once(None)]
     base = ResumePlan(
         journal.run,
         journal.program.ir.name,
@@ -193,13 +196,13 @@ def planned(
         asked,
         why,
         len(lost),
-        tuple(_touches(journal, lost)),
+        tuple(_touches(journal, lost, state.dirty or behind.core.resources)),
         tuple(_again(journal, lost, kept)),
         _executed(lost),
         tuple(_missing(journal, behind)) if goes_on or turn is not None else (),
         changes,
         tuple(_edits(turn)),
-        tuple(spell(*at, journal.program.loops.get(at.path)) for at in waiting),
+        tuple(spell(*at, journal.program.loops.get(at.path)) for at in dict.fromkeys(waiting)),
         after=_after(journal),
     )
     if state.is_taken_back:
@@ -250,8 +253,8 @@ def _common(now: Live, then: Live) -> int:
     return last
 
 
-def _touches(journal: Journal, lost: Iterable[Record]) -> Iterator[Touch]:
-    wanted = set(journal.state.dirty)
+def _touches(journal: Journal, lost: Iterable[Record], names: Iterable[str]) -> Iterator[Touch]:
+    wanted = set(names)
     for record in lost:
         if record.type == ResourceTouched.__name__:
             event: Any = fact_of(record).event

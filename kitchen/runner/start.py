@@ -30,7 +30,7 @@ from kitchen.machine.commands import Command
 from kitchen.machine.events import Host, Raw, RunStarted
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
-from kitchen.runner import cancelling
+from kitchen.runner import cancelling, checkpoint
 from kitchen.runner import config as configs
 from kitchen.runner.deciding import decisions
 from kitchen.runner.declared import field_names, initial_state, state_fields
@@ -184,6 +184,7 @@ async def take_up_run(
     if options.at is not None:
         turn = turn_for(journal, workflow, options.at, options.edits, store.blobs)
     state = journal.state if turn is None else after_turn(journal, turn)
+    checkpoint.check_saved(state, journal)
     begun = state.started
     assert begun is not None
     if asked is None and options.edits.config:  # it may hold secrets

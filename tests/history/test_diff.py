@@ -278,3 +278,44 @@ def test_what_only_the_second_run_came_to_is_told_at_its_place() -> None:
     assert found.first is not None
     assert (found.first.path, found.first.a, found.first.b) == ("begin", "nothing", "entered")
     assert found.first.seq_a is None
+
+
+def test_a_retry_that_a_crash_makes_again_is_no_difference() -> None:
+    """The attempt that failed before the crash is made again behind its rewind."""
+    left = {"die": 0, "fail": 0}
+
+    class Box:
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    class Gone(BaseException):
+        pass
+
+    def flaky(ctx: Any) -> None:
+        if ctx.attempt < 2 + left["fail"]:
+            raise RuntimeError("once")
+
+    def die(ctx: Any) -> None:
+        if left["die"]:
+            left.update(die=0, fail=2)  # the new process counts its failures anew
+            raise Gone
+
+    @kitchen.workflow
+    def retried(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box())
+        wf.stage("touch", lambda ctx: (ctx.resources["box"], None)[1])
+        wf.stage("flaky", flaky, retries=Retry(5, backoff=0))
+        wf.stage("die", die)
+
+    store = MemoryStore()
+    kitchen.run(retried, store=store, run_id="calm")
+    left["die"] = 1
+    with pytest.raises(Gone):
+        kitchen.run(retried, store=store, run_id="killed")
+    kitchen.resume("killed", retried, store=store)
+    found = compare(History(store, "killed"), History(store, "calm"))
+    assert found.interruptions == (1, 0)
+    assert found.same

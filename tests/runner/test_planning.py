@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kitchen
@@ -172,3 +173,57 @@ def test_a_run_that_cannot_go_on_has_a_plan() -> None:
     assert "rolled back" in str(plan)
     over = kitchen.plan_resume("r", TYPED, store=completed())
     assert "nothing to resume" in str(over)
+
+
+def test_a_resume_without_the_blobs_of_its_cut_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    class Large(Box):
+        def state_dict(self) -> dict[str, Any]:
+            return {"values": np.zeros(50_000)}
+
+        def load_state_dict(self, state: Any) -> None:
+            pass
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Large())
+        wf.stage("train", lambda ctx: ctx.resources["box"].add())
+        wf.checkpoint()
+        wf.stage("more", lambda ctx: None)
+
+    workflow = flow(build)
+    with open_store(tmp_path / "k.db") as store:
+        done(workflow, store=store)
+        saved = [r.seq for r in store.read("r") if r.type == "CheckpointSaved"]
+        for blob in list(store.blobs.digests()):
+            store.blobs.remove(blob)
+        head = store.head("r")
+        with pytest.raises(kitchen.BlobLost, match="the checkpoint of resource 'box'"):
+            kitchen.resume("r", workflow, store=store, at=saved[-1])
+        assert (store.head("r"), kitchen.history("r", store=store).status) == (head, "completed")
+
+
+def test_what_a_turn_plans_of_effects_that_must_not_happen_twice() -> None:
+    dying, store, paid = [True], MemoryStore(), list[str]()
+
+    def pay(ctx: Any) -> None:
+        paid.append(ctx.path)
+        if ctx.path == "second" and dying[0]:
+            raise Gone
+        ctx.state[ctx.path] = True
+
+    workflow = flow(
+        lambda wf: (
+            wf.stage("before", lambda ctx: None),
+            wf.stage("first", pay, effect="once"),
+            wf.stage("second", pay, effect="once"),
+        )
+    )
+    with pytest.raises(Gone):
+        kitchen.run(workflow, store=store, run_id="r")
+    dying[0] = False
+    plan = kitchen.plan_resume("r", workflow, store=store, at=2)
+    assert plan.undecided == ("second",)
+    assert [each.path for each in plan.again] == ["before", "second"]
+    ended = kitchen.resume("r", workflow, store=store, at=2, decide={"second": "retry"})
+    assert (ended.status, paid) == ("completed", ["first", "second", "second"])
