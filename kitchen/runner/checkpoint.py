@@ -59,8 +59,8 @@ def check_saved(state: State, journal: Journal) -> None:
                 raise BlobLost(
                     f"the checkpoint of resource {name!r} at event {known.saved} cannot be read: the "
                     f"blob {digest} is missing",
-                    hint=f"bring it back beside the store: {journal.store.path}.blobs/{digest[:2]}/"
-                    f"{digest[2:]}",
+                    hint=f"put the folder {journal.store.path}.blobs back beside the store (was the "
+                    "store moved without it?), or that one file. Restore it from a copy",
                 )
 
 

@@ -20,11 +20,12 @@ from tests.runner.running import Box, done, flow
 
 
 @pytest.mark.parametrize("workflow", ALL, ids=lambda w: w.name)
-def test_a_run_that_was_killed_five_times_is_told_as_one_that_was_not(workflow: Any) -> None:
+def test_a_run_that_was_killed_four_times_is_told_as_one_that_was_not(workflow: Any) -> None:
+    """Five times at one place would spend the budget, and chance decides what runs beside it."""
     one = whole(workflow)
     appends = one.store.head("r")
     for step in (4, max(6, appends // 9)):
-        other = killed(workflow, *(step + turn for turn in range(5)))
+        other = killed(workflow, *(step + turn for turn in range(4)))
         for level in LEVELS:
             assert one.trace(level) == other.trace(level)
         assert other.trace(life=True) != one.trace(life=True)

@@ -405,9 +405,11 @@ def test_a_lost_blob_says_where_it_should_be(tmp_path: Path) -> None:
     folder = tmp_path / "k.db.blobs"
     folder.rename(tmp_path / "elsewhere")
     with open_store(path) as store:
-        with pytest.raises(kitchen.RunError) as caught:
+        head = store.head("r")
+        with pytest.raises(kitchen.BlobLost) as caught:
             kitchen.resume("r", workflow, store=store)
-        assert "checkpoint of resource 'it' cannot be read" in str(caught.value)
+        assert store.head("r") == head
+        assert "checkpoint of resource 'it' at event" in str(caught.value)
         assert "k.db.blobs back beside the store" in str(caught.value)
     if folder.exists():
         folder.rmdir()
