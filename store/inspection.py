@@ -31,7 +31,7 @@ _RUNS = (
     "SELECT no, CAST(run AS BLOB), CAST(name AS BLOB), typeof(created_at), "
     "sealed_seq, sealed_chain, "
     "coalesce((SELECT max(seq) FROM snapshots WHERE snapshots.run = runs.no), 0) "
-    "FROM runs WHERE ?1 IS NULL OR no = ?1 ORDER BY no"
+    "FROM runs WHERE no = coalesce(?, no) ORDER BY no"
 )
 _EVENTS = (
     "SELECT e.id, t.name, p.name, e.visit, e.attempt, e.payload, e.chain "

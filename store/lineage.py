@@ -27,7 +27,7 @@ MASK = (1 << SHIFT) - 1
 T = TypeVar("T")
 
 _PARTS = (
-    "WITH RECURSIVE line(no, until) AS (SELECT ?1, 4294967295 UNION ALL "
+    "WITH RECURSIVE line(no, until) AS (SELECT ?, 4294967295 UNION ALL "
     "SELECT f.parent, min(l.until, f.seq) FROM line l JOIN forks f ON f.no = l.no "
     "WHERE f.parent < f.no) "
     "SELECT l.no, r.run, coalesce(f.seq, 0), l.until FROM line l "

@@ -373,9 +373,8 @@ class SqliteStore:
         head = self._heads.get(run)
         if head is not None:
             raw.execute(
-                "UPDATE runs SET sealed_seq = ?1, sealed_chain = ?2 "
-                "WHERE no = ?3 AND sealed_seq < ?1",
-                (head.seq, head.chain, head.no),
+                "UPDATE runs SET sealed_seq = ?, sealed_chain = ? WHERE no = ? AND sealed_seq < ?",
+                (head.seq, head.chain, head.no, head.seq),
             )
 
     def _find_head(self, run: str) -> Head:

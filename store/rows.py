@@ -85,19 +85,21 @@ class Encoder:
 
 @lru_cache(maxsize=2 * MOST_ROWS)
 def insert_sql(count: int, fresh: bool) -> str:
-    """One INSERT of `count` rows behind key ?1; it fails unless the row of that key is there.
+    """One INSERT of `count` rows behind a key, which fails unless the row of that key is there. Its
+    values: the key, the time, then six a row.
 
     `fresh`: the run has no events of its own yet, and its row in `runs` must be there.
     """
-    proof = "runs WHERE no = ?1 >> 32" if fresh else "events WHERE id = ?1"
+    proof = "runs WHERE no = base >> 32" if fresh else "events WHERE id = base"
+    rest = ", ".join("?" * _WIDTH)
     rows: list[str] = []
     for row in range(count):
         # no row there: the time is NULL, which its column refuses
-        at = "?2" if row else f"(SELECT ?2 FROM {proof})"  # noqa: S608
-        first = 3 + _WIDTH * row
-        rest = ", ".join(f"?{number}" for number in range(first, first + _WIDTH))
-        rows.append(f"(?1 + {row + 1}, {at}, {rest})")
-    return f"INSERT INTO events ({COLUMNS}) VALUES {', '.join(rows)}"  # noqa: S608
+        moment = "now" if row else f"(SELECT now FROM {proof})"  # noqa: S608
+        rows.append(f"SELECT base + {row + 1}, {moment}, {rest} FROM behind")  # noqa: S608
+    # Numbered parameters would say the two but once, and Python 3.12 warns of them up to 3.12.3.
+    shared = "WITH behind (base, now) AS (SELECT ?, ?)"
+    return f"{shared} INSERT INTO events ({COLUMNS}) {' UNION ALL '.join(rows)}"
 
 
 def insert(raw: sqlite3.Connection, values: list[Any], count: int, *, fresh: bool) -> None:

@@ -33,8 +33,8 @@ _FIND = (
     "WHERE s.run = ? AND s.key = ? AND s.seq > ? AND s.seq <= ? ORDER BY s.seq DESC LIMIT 1"
 )
 _PRUNE = (
-    "DELETE FROM snapshots WHERE run = ?1 AND pinned = 0 AND id NOT IN ("
-    "SELECT id FROM snapshots WHERE run = ?1 AND pinned = 0 ORDER BY seq DESC, id DESC LIMIT ?2)"
+    "DELETE FROM snapshots WHERE run = ? AND pinned = 0 AND id NOT IN ("
+    "SELECT id FROM snapshots WHERE run = ? AND pinned = 0 ORDER BY seq DESC, id DESC LIMIT ?)"
 )
 
 
@@ -63,4 +63,4 @@ def find(gate: Gate, line: Lineage, at_most: int, key: str) -> tuple[int, bytes]
 def prune(gate: Gate, no: int, keep: int) -> int:
     """Drop all but the pinned and the newest `keep` unpinned ones; how many went."""
     with gate.writing() as raw:
-        return raw.execute(_PRUNE, (no, keep)).rowcount
+        return raw.execute(_PRUNE, (no, no, keep)).rowcount
