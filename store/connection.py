@@ -144,10 +144,12 @@ def open_gate(
     """Open `path` (absolute and real), creating or migrating it where that is needed."""
     durability = durability_of(durability)
     _look_before(path, create=create and not read_only, read_only=read_only)
-    raw = _connect(path, "ro" if read_only else "rwc" if create else "rw", timeout)
+    mode = _reading_mode(path) if read_only else "rwc" if create else "rw"
+    raw = _connect(path, mode, timeout)
     try:
         if read_only:
             raw = _readable(raw, path, timeout)
+            raw.execute("PRAGMA query_only = ON")
         else:
             _make_current(raw, path, timeout)
             _set_durability(raw, durability)
@@ -187,6 +189,18 @@ def _look_before(path: Path, *, create: bool, read_only: bool) -> None:
 
 
 _EFFECTIVE = os.access in os.supports_effective_ids
+
+
+def _reading_mode(path: Path) -> str:
+    """How to open a store for reading only.
+
+    A connection that cannot write leaves the -wal and -shm behind that reading has made. One that
+    can takes them away when it is closed; but it would see to what a crash has left there before.
+    """
+    left = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
+    closed = not any(file.exists() for file in left)
+    mine = all(os.access(at, os.W_OK, effective_ids=_EFFECTIVE) for at in (path, path.parent))
+    return "rw" if closed and mine else "ro"
 
 
 def _connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:

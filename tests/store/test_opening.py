@@ -316,3 +316,49 @@ def test_network_file_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     refuse_network(Path("/data/x.db"), MOUNTS)
     monkeypatch.setenv("KITCHEN_ALLOW_NETWORK_FS", "1")
     refuse_network(Path("/home/me/x.db"), MOUNTS)
+
+
+# --- reading leaves nothing -----------------------------------------------------------------------
+
+
+def read_it(file: Path) -> list[str]:
+    with open_store(file, create=False, read_only=True) as store:
+        types = [record.type for record in store.read("r")]
+        assert store.verify() == []
+        with pytest.raises(StoreUnwritable):
+            store.append("r", len(types), [STARTED])
+        return types
+
+
+def test_reading_a_closed_store_leaves_nothing_behind(file: Path) -> None:
+    with open_store(file) as store:
+        store.create_run("r", "w", [STARTED])
+    before = file.read_bytes(), sorted(file.parent.iterdir())
+    assert read_it(file) == ["RunStarted"]
+    assert (file.read_bytes(), sorted(file.parent.iterdir())) == before
+
+
+def test_reading_beside_a_writer_sees_what_it_appends(file: Path) -> None:
+    with open_store(file) as store:
+        store.create_run("r", "w", [STARTED])
+        with open_store(file, create=False, read_only=True) as reader:
+            store.append("r", 1, [STARTED])
+            assert reader.head("r") == 2
+        store.append("r", 2, [STARTED])
+    with open_store(file, create=False, read_only=True) as reader, open_store(file) as store:
+        store.append("r", 3, [STARTED])
+        assert reader.head("r") == 4
+    assert read_it(file) == ["RunStarted"] * 4
+
+
+def test_what_a_crash_has_left_is_read_and_left(file: Path) -> None:
+    script = (
+        "import os, sys; from store import NewEvent, open_store; s = open_store(sys.argv[1]); "
+        "s.create_run('r', 'w', [NewEvent('RunStarted')]); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, file], cwd=ROOT, check=False)
+    wal = file.with_name(file.name + "-wal")
+    before = wal.read_bytes(), file.read_bytes()
+    assert before[0]
+    assert read_it(file) == ["RunStarted"]
+    assert (wal.read_bytes(), file.read_bytes()) == before
