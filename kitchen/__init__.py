@@ -15,72 +15,71 @@ The public names, by floor:
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# The package `history` is imported before the function of that name is defined: importing a
-# package for the first time binds its name here. (`workflow` below does that by itself.)
-from kitchen import errors
-from kitchen import history as _history_package  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from kitchen.errors import (
-    ArgumentError,
-    BlobLost,
-    ConfigError,
-    CorruptStore,
-    CorruptValue,
-    EffectUndecided,
-    Fatal,
-    ForeignStore,
-    FrozenValue,
-    HistoryError,
-    IllegalEvent,
-    IllegalOutcome,
-    ItemsError,
-    KitchenError,
-    NotResumable,
-    NotResumableWarning,
-    ResourceError,
-    RunCancelled,
-    RunError,
-    RunExists,
-    RunHeld,
-    RunInterrupted,
-    RunInUse,
-    RunLost,
-    RunMismatch,
-    StageRefused,
-    StageTimeout,
-    StaleContext,
-    StateError,
-    StoreError,
-    UnencodableValue,
-    UnknownKey,
-    UnknownResource,
-    UnknownRun,
-    UnknownWorkflow,
-    WorkerLost,
-    WorkflowChanged,
-    WorkflowError,
-)
-from kitchen.runner.secret import Secret
-from kitchen.workflow.builder import WorkflowBuilder
-from kitchen.workflow.decorator import workflow
-from kitchen.workflow.definition import Workflow
-from kitchen.workflow.retry import Retry
-from kitchen.workflow.stage import Resource, Stage
-
 if TYPE_CHECKING:
-    from kitchen.adapters.event_store import StoreLike
+    from kitchen import errors
     from kitchen.api.keeping import collect_runs, export_run, import_run
     from kitchen.api.reading import diff, replay, replay_async
+    from kitchen.api.reading import open_history as history
     from kitchen.api.running import cancel, resume, resume_async, run, run_async
     from kitchen.api.turning import check_runs, fork, plan_resume
     from kitchen.ended import Run
+    from kitchen.errors import (
+        ArgumentError,
+        BlobLost,
+        ConfigError,
+        CorruptStore,
+        CorruptValue,
+        EffectUndecided,
+        Fatal,
+        ForeignStore,
+        FrozenValue,
+        HistoryError,
+        IllegalEvent,
+        IllegalOutcome,
+        ItemsError,
+        KitchenError,
+        NotResumable,
+        NotResumableWarning,
+        ResourceError,
+        RunCancelled,
+        RunError,
+        RunExists,
+        RunHeld,
+        RunInterrupted,
+        RunInUse,
+        RunLost,
+        RunMismatch,
+        StageRefused,
+        StageTimeout,
+        StaleContext,
+        StateError,
+        StoreError,
+        UnencodableValue,
+        UnknownKey,
+        UnknownResource,
+        UnknownRun,
+        UnknownWorkflow,
+        WorkerLost,
+        WorkflowChanged,
+        WorkflowError,
+    )
     from kitchen.history.diff import Diff
     from kitchen.history.history import History
     from kitchen.history.replay import Divergence, Replay
     from kitchen.machine.parts import Failure
     from kitchen.runner.context import Context
     from kitchen.runner.planning import ResumePlan
+    from kitchen.runner.secret import Secret
+    from kitchen.workflow.builder import WorkflowBuilder
+    from kitchen.workflow.decorator import workflow
+    from kitchen.workflow.definition import Workflow
+    from kitchen.workflow.retry import Retry
+    from kitchen.workflow.stage import Resource, Stage
 
 __version__ = "0.1.0"
 
@@ -156,15 +155,21 @@ __all__ = [
     "workflow",
 ]
 
-_LAZY = {
+_WHERE = {
     "Context": "kitchen.runner.context",
     "Diff": "kitchen.history.diff",
     "Divergence": "kitchen.history.replay",
     "Failure": "kitchen.machine.parts",
     "History": "kitchen.history.history",
     "Replay": "kitchen.history.replay",
+    "Resource": "kitchen.workflow.stage",
     "ResumePlan": "kitchen.runner.planning",
+    "Retry": "kitchen.workflow.retry",
     "Run": "kitchen.ended",
+    "Secret": "kitchen.runner.secret",
+    "Stage": "kitchen.workflow.stage",
+    "Workflow": "kitchen.workflow.definition",
+    "WorkflowBuilder": "kitchen.workflow.builder",
     "cancel": "kitchen.api.running",
     "check_runs": "kitchen.api.turning",
     "collect_runs": "kitchen.api.keeping",
@@ -182,22 +187,36 @@ _LAZY = {
 }
 
 
-def history(run_id: str, *, store: StoreLike = None) -> History:
-    """What a run's log says, without any code of the user's.
+class _Kitchen(ModuleType):
+    """The package itself: two of its functions are called as packages in it are, and importing one
+    of those must not hide them."""
 
-    Raises `UnknownRun`, `StoreError`.
-    """
-    from kitchen.api.reading import open_history
+    @property
+    def history(self) -> Any:
+        """See `kitchen.api.reading.open_history`."""
+        return import_module("kitchen.api.reading").open_history
 
-    return open_history(run_id, store=store)
+    @property
+    def workflow(self) -> Any:
+        """See `kitchen.workflow.decorator.workflow`."""
+        return import_module("kitchen.workflow.decorator").workflow
 
+    @history.setter
+    def history(self, package: ModuleType) -> None: ...
 
-def __getattr__(name: str) -> Any:
-    """Import what is heavy when it is first asked for."""
-    if name in _LAZY:
-        from importlib import import_module
+    @workflow.setter
+    def workflow(self, package: ModuleType) -> None: ...
 
-        value = getattr(import_module(_LAZY[name]), name)
-        globals()[name] = value
+    def __getattr__(self, name: str) -> Any:
+        """Import what is asked for, the first time."""
+        if name not in __all__:
+            raise AttributeError(f"module 'kitchen' has no attribute {name!r}")
+        errors = import_module("kitchen.errors")
+        if name == "errors":
+            return errors
+        value = getattr(import_module(_WHERE[name]) if name in _WHERE else errors, name)
+        setattr(self, name, value)
         return value
-    raise AttributeError(f"module 'kitchen' has no attribute {name!r}")
+
+
+sys.modules[__name__].__class__ = _Kitchen

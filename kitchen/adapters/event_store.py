@@ -36,6 +36,13 @@ def default_path() -> str:
     return os.environ.get("KITCHEN_STORE") or DEFAULT
 
 
+def in_memory() -> EventStore:
+    """A new store that dies with its process: for tests."""
+    from store import MemoryStore
+
+    return MemoryStore()
+
+
 @contextmanager
 def opened(
     where: StoreLike = None,

@@ -68,6 +68,7 @@ COMMANDS = {
     ),
     "graph": ("kitchen.cli.graph:graph", "Draw a workflow, or that of a run."),
     "verify": ("kitchen.cli.verify:verify", "Check that a store holds what was written."),
+    "golden": ("kitchen.cli.golden:golden", "Make a test of a run, with its golden trace."),
     "gc": ("kitchen.cli.keeping:gc", "Remove runs that are over, and blobs that no run names."),
     "export": ("kitchen.cli.keeping:export", "Write a run with its blobs to one file."),
     "import": ("kitchen.cli.keeping:import_", "Read an exported run into a store."),

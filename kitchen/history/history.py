@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, cast
 from kitchen.errors import CorruptValue, HistoryError, KitchenError
 from kitchen.history import metrics
 from kitchen.history.metrics import Point
+from kitchen.history.patterns import EVERYTHING, Patterns
 from kitchen.history.places import places
-from kitchen.history.trace import TURNS, Teller, ending, turn
+from kitchen.history.trace import TURNS, Hide, Teller, turn
 from kitchen.history.tree import TreeNode, tree_of
 from kitchen.log.live import begun, live
 from kitchen.log.reader import LogReader, blamed, fact_of, recorded_ir, started
@@ -264,15 +265,24 @@ class History:
         control = Control() if status == "completed" else self.folded().core.control
         return tree_of(root, self.program, control, status)
 
-    def trace(self, level: str = "events", *, digits: int | None = None, life: bool = False) -> str:
+    def trace(
+        self,
+        level: str = "events",
+        *,
+        digits: int | None = None,
+        life: bool = False,
+        patterns: Patterns = EVERYTHING,
+        hide: Hide | None = None,
+    ) -> str:
         """The run as stable text, the same for runs that did the same.
 
         `level`: "stages" (a line for each that was committed), "state" (those, with what each
         changed) or "events". `digits`: floats are rounded to so many significant ones. `life`:
-        crashes, rewinds and failed attempts are told as well. Raises `ArgumentError` for another
-        level.
+        crashes, rewinds and failed attempts are told as well. `patterns`: what is told at all. `hide`
+        is given each text in a value or a failure, and what it gives back is told. Raises
+        `ArgumentError` for another level.
         """
-        teller = Teller(level, self.loops, digits=digits, life=life)
+        teller = Teller(level, self.loops, digits=digits, life=life, patterns=patterns, hide=hide)
         try:
             lines = list(teller.beginning(self.begun))
         except CorruptValue as error:
@@ -281,7 +291,7 @@ class History:
         if life:
             turns = self.store.read(self.run_id, types=TURNS, path=_RUN)
             lines += [turn(fact_of(record).event) for record in turns]
-        return "\n".join([*lines, ending(self.status, *self.failed), ""])
+        return "\n".join([*lines, teller.ending(self.status, *self.failed), ""])
 
     def metrics(self, name: str) -> list[Point]:
         """A metric's points that count, in the order of their commits."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -45,6 +46,23 @@ def opened(tree: Any, fetch: Fetch) -> Any:
         return tree_of(fetch(str(tree.get("blob"))))
     except KitchenError:
         return tree
+
+
+def hidden(tree: Any, hide: Callable[[str], str]) -> Any:
+    """The tree with `hide` of each text in it; tags, and the bytes of values, stay as they are."""
+    if isinstance(tree, str):
+        return hide(tree)
+    if isinstance(tree, list):
+        return [hidden(each, hide) for each in cast("list[Any]", tree)]
+    if not isinstance(tree, dict):
+        return tree
+    entries = cast("dict[str, Any]", tree)
+    if _tag(entries) is None:
+        return {hide(key): hidden(value, hide) for key, value in entries.items()}
+    inner = entries.get("v")
+    if not isinstance(inner, list | dict):
+        return entries
+    return {**entries, "v": hidden(inner, hide)}
 
 
 # --- told -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -142,7 +142,8 @@ class Crew:
 async def bare(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
     """Do the work with a task group for what goes on beside it, and end that with it.
 
-    Raises what the work raises, or what a task did: bare, not in a group.
+    Raises what the work raises, or what a task did: bare, not in a group. What is to end the process
+    is bare also where the user's own groups have held it.
     """
     failed: BaseException | None = None
     try:
@@ -157,4 +158,13 @@ async def bare(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
     except BaseExceptionGroup as group:
         failed = failed or group.exceptions[0]
     if failed is not None:
-        raise failed
+        raise _end_of_process(failed) or failed
+
+
+def _end_of_process(failed: BaseException) -> BaseException | None:
+    """What is to end the process, in groups of the user's."""
+    if not isinstance(failed, BaseExceptionGroup):
+        ends = not isinstance(failed, (Exception, anyio.get_cancelled_exc_class()))
+        return failed if ends else None
+    group = cast("BaseExceptionGroup[BaseException]", failed)
+    return next(filter(None, map(_end_of_process, group.exceptions)), None)

@@ -17,7 +17,8 @@ Rules:
    closed and opened anew as the cut has them, and the run goes on from there.
 5. What is asked from outside (`stopping`) is honoured between two commands.
 6. However the loop ends, resources are closed, in reverse order, by the task that opened them.
-   What fails at that is logged: it must not hide how the run ended.
+   What fails at that is logged: it must not hide how the run ended. If it ends as the process is to
+   end (by what is no outcome and no cancellation), nothing is appended meanwhile.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from kitchen.runner.leaving import Leaving
 from kitchen.runner.limits import TimeLimits
 from kitchen.runner.observing import Observers
 from kitchen.runner.outcome import Performed
+from kitchen.runner.outside import outside
 from kitchen.runner.perform import Performer
 from kitchen.runner.restoring import bring_back
 from kitchen.runner.scope import Scope
@@ -82,6 +84,7 @@ class Execution:
         self._limits: TimeLimits
         self._hasty = anyio.CancelScope()
         self._ending = False
+        self._dying = False  # the process is to end: nothing is appended any more
         self._limiting = True  # a run that is taken up may have limits
         self._failure: E.Failure | None = None
         self._observers = Observers(scope, observers)
@@ -144,7 +147,8 @@ class Execution:
             Leaving(self.scope, self.performer, self._crew).take_part()
             try:
                 await self._perform_all(begin)
-            except BaseException:
+            except BaseException as error:
+                self._dying = not isinstance(error, (Exception, anyio.get_cancelled_exc_class()))
                 await self._end()
                 raise
             await self._end()
@@ -306,7 +310,9 @@ class Execution:
     async def _flush_metrics(self) -> None:
         """Have the metrics of long stages in the log within a second; have requests noticed."""
         while True:
-            await anyio.sleep(FLUSH_SECONDS)
+            await outside().pause(FLUSH_SECONDS)
+            if self._dying:
+                return
             self._notice()
             for attempt in list(self.performer.calls.running.values()):
                 journal = self.scope.journal

@@ -199,7 +199,7 @@ class Staging:
         journal = self._scope.journal
         tried = journal.state.tries.get(command.address)
         if tried is not None and tried.since:
-            passed = (time.time_ns() - _moment(journal, tried.since)) / 1e9
+            passed = (_now(journal) - _moment(journal, tried.since)) / 1e9
             await anyio.sleep(min(max(tried.delay - passed, 0.0), tried.delay))
         return Performed(C.RetryDue(command.address, command.attempt), {})
 
@@ -258,6 +258,11 @@ def _was_stopped(attempt: Attempt, error: BaseException) -> bool:
     """Whether a body was stopped; what it raises then says nothing of what it did outside."""
     late = attempt.limit is not None and attempt.limit.cancel_called
     return isinstance(error, _Stopped | WorkerLost) or late or being_cancelled()
+
+
+def _now(journal: Any) -> int:
+    """The time of the log: that of its store, which may stamp what is appended itself."""
+    return getattr(journal.store, "time_ns", time.time_ns)()
 
 
 def _moment(journal: Any, seq: int) -> int:

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
@@ -109,11 +110,18 @@ def this_host() -> Host:
     for name in _VERSIONED:
         if name in ("numpy", "torch") and name not in sys.modules:
             continue
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        version = _version(name)
+        if version is not None:
+            versions[name] = version
     return Host(os.getpid(), socket.gethostname(), versions)
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 async def start(

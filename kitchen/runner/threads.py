@@ -11,6 +11,8 @@ Rules:
    its result is returned (or raised), and the cancellation goes on at the next checkpoint.
 4. Work runs in a copy of the caller's context variables, in which no event loop is running. To get
    back into the event loop, `anyio.from_thread.run` needs a `token=` there.
+5. Who waits for it is counted as waiting for something outside its event loop, until it has taken
+   the result, or has abandoned the thread.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
+
+from kitchen.runner.outside import HERE, outside
 
 T = TypeVar("T")
 
@@ -57,22 +61,23 @@ class Threads:
         await anyio.lowlevel.checkpoint_if_cancelled()
         done = anyio.Event()
         job = _Job(work, done.set, waker())
-        self._start(job)
-        try:
-            await done.wait()
-        except BaseException as error:
-            again = anyio.current_effective_deadline() == -math.inf
+        with job.outside:
+            self._start(job)
             try:
-                if not isinstance(error, GeneratorExit):  # who is thrown away cannot wait
-                    limit = patience() if callable(patience) else patience
-                    limit = math.inf if limit is None else limit
-                    with anyio.move_on_after(limit, shield=True):
-                        await done.wait()
-            finally:
-                if self._abandon(job) and abandoned is not None:
-                    abandoned()
-            if job.abandoned or not again:  # asyncio's own cancellations are said only once
-                raise
+                await done.wait()
+            except BaseException as error:
+                again = anyio.current_effective_deadline() == -math.inf
+                try:
+                    if not isinstance(error, GeneratorExit):  # who is thrown away cannot wait
+                        limit = patience() if callable(patience) else patience
+                        limit = math.inf if limit is None else limit
+                        with anyio.move_on_after(limit, shield=True):
+                            await done.wait()
+                finally:
+                    if self._abandon(job) and abandoned is not None:
+                        abandoned()
+                if job.abandoned or not again:  # asyncio's own cancellations are said only once
+                    raise
         return job.outcome()
 
     def end(self) -> None:
@@ -108,13 +113,19 @@ class Threads:
 
 
 class _Job(Generic[T]):
-    """Some work, and what came of it. `ended` and `abandoned` are the pool's, under its lock."""
+    """Some work, and what came of it. `ended` and `abandoned` are the pool's, under its lock.
 
-    __slots__ = ("_context", "_done", "_error", "_result", "_wake", "_work", "abandoned", "ended")
+    `outside`: where the event loop that waits for it counts that.
+    """
+
+    __slots__ = (
+        "_context", "_done", "_error", "_result", "_wake", "_work", "abandoned", "ended", "outside",
+    )  # fmt: skip
 
     def __init__(self, work: Callable[[], T], done: Callable[[], None], wake: Wake) -> None:
         self.ended = False
         self.abandoned = False
+        self.outside = outside()
         self._work: Callable[[], T] | None = work
         self._done = done
         self._wake = wake
@@ -167,7 +178,9 @@ class _Worker:
             job = self.jobs.get()
             if job is None:
                 return
+            HERE.work = job
             job.do()
+            HERE.work = None
             stays = self._threads.release(self, job)
             job.tell()
             del job  # while this waits, it keeps alive nothing of the caller's

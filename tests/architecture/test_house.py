@@ -40,9 +40,9 @@ HEAVY = {
     "anyio", "asyncio", "click", "numpy", "rich", "sniffio", "sqlite3", "sqlite_utils", "store",
     "torch", "transitions", "trio",
 }  # fmt: skip
-# Never a dependency of ours: the one is asked for only where the user has brought it, the other
-# is for type checkers, which bring it along.
-GUESTS = {"torch", "typing_extensions"}
+# Never a dependency of ours: torch and trio are asked for only where the user has brought them, the
+# last is for type checkers, which bring it along.
+GUESTS = {"torch", "trio", "typing_extensions"}
 
 
 def named(path: Path) -> str:
@@ -97,16 +97,21 @@ def test_only_the_chart_knows_transitions() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["local"]]
-    declared = {re.split(r"[^\w-]", name, maxsplit=1)[0].replace("-", "_") for name in wanted}
+    extras = project["optional-dependencies"]
+    declared = _modules([*project["dependencies"], *extras["local"]])
     known = {*sys.stdlib_module_names, "kitchen", "store", *declared, *GUESTS}
+    testing = known | _modules(extras["test"])
     foreign = {
         f"{named(path)}: {name}"
         for path in MODULES
         for name in _imported(ast.parse(path.read_text()))
-        if name not in known
+        if name not in (testing if named(path).startswith("kitchen/testing/") else known)
     }
     assert foreign == set()
+
+
+def _modules(packages: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", name, maxsplit=1)[0].replace("-", "_") for name in packages}
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:

@@ -39,6 +39,7 @@ from kitchen.machine.events import Address
 from kitchen.runner.failure import balanced, being_cancelled
 from kitchen.runner.feeding.pulled import Past, Pulled, Taken, is_large
 from kitchen.runner.feeding.source import Source
+from kitchen.runner.outside import outside
 from kitchen.runner.threads import Wake, in_own_thread, waker
 
 __all__ = ["Past", "Pulled", "Stream"]
@@ -70,6 +71,8 @@ class Stream:
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
         self._started = self._leaving = self._in_thread = self._abandoned = False
+        self._outside = outside()
+        self._resting = False  # the thread waits for room, and whoever watches was told so
         self._cancellable = True  # what the host task waits for may be cancelled to leave
         self._error: BaseException | None = None
         self._closing: BaseException | None = None
@@ -126,7 +129,7 @@ class Stream:
     def _next(self, index: int) -> Pulled | None:
         while self._ready and self._ready[0][0] <= index:
             at, pulled = self._ready.popleft()
-            self._room.notify()
+            self._go_on()
             if self._free is not None:
                 self._free.set()
             if at == index:
@@ -176,9 +179,16 @@ class Stream:
     def _leave(self) -> None:
         with self._room:
             self._leaving = True
-            self._room.notify()
+            self._go_on()
             if self._free is not None:
                 self._free.set()
+
+    def _go_on(self) -> None:
+        """Have the thread look again whether to pull."""
+        if self._resting:
+            self._resting = False
+            self._outside.more()
+        self._room.notify()
 
     def _fail(self, error: BaseException) -> None:
         """Keep what the source raised for whoever takes."""
@@ -221,7 +231,7 @@ class Stream:
             if not begun:  # no thread will close it
                 with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                     await in_own_thread(partial(self._close, source, wake, closed))
-            with anyio.move_on_after(ABANDON_SECONDS, shield=True):
+            with anyio.move_on_after(ABANDON_SECONDS, shield=True), outside():
                 await closed.wait()
             if not closed.is_set():
                 self._abandoned = True
@@ -252,7 +262,7 @@ class Stream:
         saved = None if manifest is None else (source.unpack(manifest),)
         index = first = self._past.at + 1 if source.begin(saved) else 0
         iterator = source.iterator
-        while self._wait_for_room():
+        while self._wait_for_room(wake):
             item = next(iterator, _END)
             if item is _END:
                 self._taken.check_ended(index, first)
@@ -265,10 +275,13 @@ class Stream:
                 self._give(index, pulled, wake)
             index += 1
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self, wake: Wake) -> bool:
         """Whether to pull one more."""
         with self._room:
             while not self._leaving and len(self._ready) >= self._prefetch:
+                if self._outside.watched and not self._resting:
+                    self._resting = True
+                    wake(self._outside.less)
                 self._room.wait()
             return not self._leaving
 
@@ -303,7 +316,8 @@ class Stream:
     async def _pull_async(self, source: Source) -> None:
         recorded, saved = self._past.source, None
         if recorded is not None:
-            saved = await to_thread.run_sync(lambda: (source.unpack(recorded),))
+            with outside():
+                saved = await to_thread.run_sync(lambda: (source.unpack(recorded),))
         index = first = self._past.at + 1 if source.begin(saved) else 0
         iterator, slow = source.iterator, False
         self._cancellable = False
@@ -318,11 +332,14 @@ class Stream:
             finally:
                 self._cancellable = False
             if slow or is_large(item):
-                pulled, slow = await to_thread.run_sync(self._taken.timed, index, item)
+                with outside():
+                    pulled, slow = await to_thread.run_sync(self._taken.timed, index, item)
             else:
                 pulled, slow = self._taken.timed(index, item)
             if pulled and self._is_due(source, index):
-                manifest = await to_thread.run_sync(source.pack, source.state())
+                state = source.state()
+                with outside():
+                    manifest = await to_thread.run_sync(source.pack, state)
                 pulled = pulled.with_source(manifest)
             del item
             if pulled is not None:
