@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kitchen import errors
     from kitchen.api.keeping import collect_runs, export_run, import_run
-    from kitchen.api.reading import diff, replay, replay_async
-    from kitchen.api.reading import open_history as history
+    from kitchen.api.reading import diff, history, replay, replay_async
     from kitchen.api.running import cancel, resume, resume_async, run, run_async
     from kitchen.api.turning import check_runs, fork, plan_resume
     from kitchen.ended import Run
@@ -176,6 +175,7 @@ _WHERE = {
     "diff": "kitchen.api.reading",
     "export_run": "kitchen.api.keeping",
     "fork": "kitchen.api.turning",
+    "history": "kitchen.api.reading",
     "import_run": "kitchen.api.keeping",
     "plan_resume": "kitchen.api.turning",
     "replay": "kitchen.api.reading",
@@ -184,31 +184,14 @@ _WHERE = {
     "resume_async": "kitchen.api.running",
     "run": "kitchen.api.running",
     "run_async": "kitchen.api.running",
+    "workflow": "kitchen.workflow.decorator",
 }
 
 
 class _Kitchen(ModuleType):
-    """The package itself: two of its functions are called as packages in it are, and importing one
-    of those must not hide them."""
-
-    @property
-    def history(self) -> Any:
-        """See `kitchen.api.reading.open_history`."""
-        return import_module("kitchen.api.reading").open_history
-
-    @property
-    def workflow(self) -> Any:
-        """See `kitchen.workflow.decorator.workflow`."""
-        return import_module("kitchen.workflow.decorator").workflow
-
-    @history.setter
-    def history(self, package: ModuleType) -> None: ...
-
-    @workflow.setter
-    def workflow(self, package: ModuleType) -> None: ...
+    """The package itself: its names are imported when they are first asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        """Import what is asked for, the first time."""
         if name not in __all__:
             raise AttributeError(f"module 'kitchen' has no attribute {name!r}")
         errors = import_module("kitchen.errors")
@@ -217,6 +200,14 @@ class _Kitchen(ModuleType):
         value = getattr(import_module(_WHERE[name]) if name in _WHERE else errors, name)
         setattr(self, name, value)
         return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a package sets it here by its name, and two are called as functions of ours are.
+        if not (name in __all__ and name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
 
 
 sys.modules[__name__].__class__ = _Kitchen

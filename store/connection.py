@@ -145,6 +145,8 @@ def open_gate(
     durability = durability_of(durability)
     _look_before(path, create=create and not read_only, read_only=read_only)
     mode = _reading_mode(path) if read_only else "rwc" if create else "rw"
+    if mode == "rwc" and not path.exists():
+        import sqlite_utils  # noqa: F401  # pyright: ignore[reportUnusedImport]  (slow: before there is a file, which would be empty so long)
     raw = _connect(path, mode, timeout)
     try:
         if read_only:
@@ -196,11 +198,19 @@ def _reading_mode(path: Path) -> str:
 
     A connection that cannot write leaves the -wal and -shm behind that reading has made. One that
     can takes them away when it is closed; but it would see to what a crash has left there before.
+    An empty -wal is what another reader has made, or left when it was killed.
     """
-    left = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
-    closed = not any(file.exists() for file in left)
+    closed = not any(map(_holds, (path.with_name(path.name + end) for end in ("-wal", "-journal"))))
     mine = all(os.access(at, os.W_OK, effective_ids=_EFFECTIVE) for at in (path, path.parent))
     return "rw" if closed and mine else "ro"
+
+
+def _holds(file: Path) -> bool:
+    """Whether it is there, and not empty."""
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:

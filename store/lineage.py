@@ -113,8 +113,11 @@ class Lineages:
         """The run's number as of now; raises `UnknownRun`."""
         rows = self._gate.rows(_NUMBER, (run,))
         if not rows:
-            known = self._gate.rows("SELECT run FROM runs ORDER BY no DESC")
-            raise UnknownRun(run, [row[0] for row in known], str(self._gate.path))
+            known = self._gate.rows("SELECT run, no FROM runs ORDER BY no DESC")
+            now = dict(known)
+            if run not in now:  # another process may just have begun it
+                raise UnknownRun(run, list(now), str(self._gate.path))
+            return now[run]
         return rows[0][0]
 
     def of(self, no: int, run: str) -> Lineage:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from kitchen.history.diff import Diff
 
 
-def open_history(run_id: str, *, store: StoreLike = None) -> History:
-    """`kitchen.history`: the store stays open as long as the `History` is in use."""
+def history(run_id: str, *, store: StoreLike = None) -> History:
+    """What a run's log says, without any code of the user's. The store stays open as long as the
+    `History` is in use.
+
+    Raises `UnknownRun`, `StoreError`.
+    """
     stack = ExitStack()
     try:
         past = History(stack.enter_context(opened(store, create=False, read_only=True)), run_id)

@@ -40,8 +40,7 @@ def named(store: EventStore, given: str) -> str:
         raise UnknownRun(
             f"{given!r} is the beginning of {len(fitting)} runs:\n{shown}", hint="give more of it"
         )
-    store.run(given)  # names the near matches
-    raise UnknownRun(f"there is no run {given!r}")
+    return store.run(given).run  # names the near matches, where it has not begun meanwhile
 
 
 def candidates(store: EventStore) -> list[Candidate]:

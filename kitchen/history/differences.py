@@ -311,5 +311,6 @@ _LOOK: dict[str, Callable[[Comparing, Any, Any], Iterator[Part]]] = {
     "CheckpointSaved": _saved,
     "StageSkipped": _failed,
     "StageRolledBack": _failed,
+    "FailureHandled": _failed,
     "BranchFailed": _failed,
 }

@@ -3,7 +3,8 @@
 Rules:
 
 1. It is the run's trace, rounded, without what varies from run to run by itself: an id that
-   was made up, the host, the user's home, and whatever else the caller names.
+   was made up, the host, the user's home, and whatever else the caller names. A host that is called
+   by a plain word is not hidden: "loss" is what other things are called.
 2. It is kept beside the test, in `__golden__/<test module>/<test>.trace`, where syrupy looks.
 """
 
@@ -14,11 +15,13 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kitchen.errors import ArgumentError
 from kitchen.history.history import History
 from kitchen.history.patterns import EVERYTHING, Patterns
-from kitchen.history.trace import LEVELS, Hide
+from kitchen.history.trace import CHANGES, LEVELS, Hide
+from kitchen.log.reader import fact_of
 
 FOLDER = "__golden__"
 SUFFIX = "trace"
@@ -57,7 +60,7 @@ def golden_text(history: History, telling: Telling, hide: Mapping[str, str] | No
 
     Raises `ArgumentError` for a pattern that fits no node, and what reading the log raises.
     """
-    telling.patterns.check(history.ir)
+    _check(history, telling.patterns)
     return history.trace(
         telling.level,
         digits=telling.round,
@@ -67,13 +70,32 @@ def golden_text(history: History, telling: Telling, hide: Mapping[str, str] | No
     )
 
 
+def _check(history: History, told: Patterns) -> None:
+    told.check(history.ir)
+    kinds = told.kinds()
+    if "resource" in kinds:
+        raise ArgumentError(
+            "a trace tells nothing of what resources hold: no pattern resource.NAME"
+        )
+    if "config" in kinds:
+        told.check_names("config", history.config)
+    if "metric" in kinds:
+        told.check_names("metric", history.all_metrics)
+    if "state" in kinds:
+        names = set(history.begun.state)
+        for record in history.store.read(history.run_id, types=CHANGES):
+            event: Any = fact_of(record).event
+            names.add(event.key)
+        told.check_names("state", names)
+
+
 def hiding(history: History, more: Mapping[str, str]) -> Hide:
     """What puts `<run>`, `<host>`, `<home>` and the like in the place of what varies."""
     varying = dict(more)
     if _MADE_UP.fullmatch(history.run_id):
         varying[history.run_id] = "<run>"
     for host in (socket.gethostname(), history.started.host.host):
-        if host != "localhost":
+        if not host.isalpha():
             varying[host] = "<host>"
     home = str(Path.home())
     if home != "/":

@@ -7,12 +7,14 @@ Rules:
    have a `*` too.
 2. What is excluded is not told, whatever is included. Where a kind has a pattern among those that
    are included, only what fits one of it is told of that kind; other kinds are not touched by it.
-3. A path that fits no node of the workflow is a mistake, and told as one.
+3. A path that fits no node of the workflow is a mistake, and told as one. So is a name that fits
+   nothing, where it would be told or where there is one much like it; another may only have no part
+   in this run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -56,6 +58,26 @@ class Patterns(NamedTuple):
                     if near
                     else f"a path such as {paths[0]!r}, or one of: "
                     + ", ".join(f"{kind}.NAME" for kind in KINDS),
+                )
+
+    def kinds(self) -> set[str]:
+        """The kinds of things that any pattern speaks of."""
+        return {one.partition(".")[0] for one in (*self.include, *self.exclude)} & set(KINDS)
+
+    def check_names(self, kind: str, names: Collection[str]) -> None:
+        """Raises `ArgumentError` for a pattern of this kind that fits none of the names, and is a
+        mistake."""
+        known = sorted(f"{kind}.{name}" for name in names)
+        for one in (*self.include, *self.exclude):
+            if not one.startswith(f"{kind}.") or any(fnmatchcase(name, one) for name in known):
+                continue
+            near = get_close_matches(one, known, n=1, cutoff=0.75)
+            if near or one in self.include:
+                raise ArgumentError(
+                    f"the pattern {one!r} fits nothing in this run",
+                    hint=f"did you mean {near[0]!r}?"
+                    if near
+                    else f"there is {', '.join(known[:10]) or f'no {kind} at all'}",
                 )
 
 

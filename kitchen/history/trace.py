@@ -31,7 +31,7 @@ LEVELS = ("stages", "events", "state")
 TURNS = (
     "RunForked", "RunEdited", "RunResumed", "RunRewound", "RunInterrupted", "WorkflowChanged",
 )  # fmt: skip
-_CHANGES = ("StatePut", "StateDeleted", "StateAppended", "StateIncremented", "StateMerged")
+CHANGES = ("StatePut", "StateDeleted", "StateAppended", "StateIncremented", "StateMerged")
 
 Hide = Callable[[str], str]
 
@@ -108,14 +108,14 @@ class Teller:
 
     def _tells(self, effect: Record) -> bool:
         """Whether a change of the state, or a metric, is told."""
-        if self._level != "events" and effect.type not in _CHANGES:
+        if self._level != "events" and effect.type not in CHANGES:
             return False
         if self._patterns is EVERYTHING:
             return True
         event: Any = fact_of(effect).event
         if effect.type == "MetricRecorded":
             return self._patterns.tells("metric", event.name)
-        return effect.type not in _CHANGES or self._patterns.tells("state", event.key)
+        return effect.type not in CHANGES or self._patterns.tells("state", event.key)
 
     def _events(self, place: Place, events: tuple[Record, ...]) -> Iterator[str]:
         if self._level != "events" or not self._patterns.shows(place.path):
@@ -217,6 +217,10 @@ def _rolled_back(tell: Teller, event: E.StageRolledBack) -> str:
     return f"not rolled back, {tell.failure(event.failure)}" if event.failure else "rolled back"
 
 
+def _handled(tell: Teller, event: E.FailureHandled) -> str:
+    return f"failure handled{', ' + tell.failure(event.failure) if event.failure else ''}"
+
+
 _ASKED = {"ItemProduced": PRODUCER, "ConditionEvaluated": STOP_WHEN}
 _WORDS: dict[str, str | Callable[[Teller, Any], str]] = {
     "LoopEntered": lambda tell, e: f"entered, {_items(tell, e.items)}",
@@ -234,7 +238,7 @@ _WORDS: dict[str, str | Callable[[Teller, Any], str]] = {
     "ResourcesClosed": lambda _, e: f"closed {', '.join(e.names)}",
     "StageSkipped": lambda tell, e: f"skipped, {tell.failure(e.failure)}",
     "StageRolledBack": _rolled_back,
-    "FailureHandled": "failure handled",
+    "FailureHandled": _handled,
     "LoopStopped": "asked the loop to end",
     "MetricRecorded": _metric,
     "StatePut": lambda tell, e: f"{tell.name(e.key)} = {tell.value(e.value)}",

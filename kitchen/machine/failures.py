@@ -158,7 +158,8 @@ def left(draft: Draft, given: C.BlockLeft) -> None:
         draft.rewind(outside, failing.at, _entry(draft, failing.stood, 0))
         return
     draft.touch(reached, block)
-    draft.settle(draft.emit(E.FailureHandled(tuple(sorted(inner))), *block))
+    handled = E.FailureHandled(tuple(sorted(inner)), _short(failing.failure))
+    draft.settle(draft.emit(handled, *block))
 
 
 def _used_in(draft: Draft, stood: Address) -> tuple[set[str], bool]:

@@ -150,9 +150,11 @@ class BlockFailed(Event, frozen=True):
 
 
 class FailureHandled(Event, frozen=True):
-    """All in the block has ended, and the run goes on with its handler. `closed`: its resources."""
+    """All in the block has ended, and the run goes on with its handler. `closed`: its resources.
+    `failure`: what ended the block; logs of before this was recorded have none."""
 
     closed: tuple[str, ...] = ()
+    failure: Failure | None = None
 
 
 class TimeLimitStarted(Event, frozen=True):

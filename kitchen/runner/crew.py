@@ -158,7 +158,10 @@ async def bare(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
     except BaseExceptionGroup as group:
         failed = failed or group.exceptions[0]
     if failed is not None:
-        raise _end_of_process(failed) or failed
+        end = _end_of_process(failed)
+        if end is None or end is failed:
+            raise failed
+        raise end from failed  # what else went wrong is told with it
 
 
 def _end_of_process(failed: BaseException) -> BaseException | None:

@@ -11,12 +11,15 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from syrupy.assertion import SnapshotAssertion
+from syrupy.assertion import AssertionResult, DiffMode, SnapshotAssertion
+from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from kitchen.adapters.event_store import opened
@@ -29,6 +32,11 @@ from kitchen.history.patterns import patterns
 if TYPE_CHECKING:
     import pytest
     from syrupy.location import PyTestLocation
+
+Level: TypeAlias = Literal["stages", "state", "events"]
+
+_ODD = re.compile(r"[^\w .,=()\[\]+@-]+")  # in the name of a file
+_LONGEST = 180
 
 
 class TraceExtension(SingleFileSnapshotExtension):
@@ -47,6 +55,23 @@ class TraceExtension(SingleFileSnapshotExtension):
         """The folder of this test module alone."""
         return cls.dirname(test_location=test_location)
 
+    @classmethod
+    def get_snapshot_name(cls, *, test_location: PyTestLocation, index: Any = 0) -> str:
+        """The file's name, another for each test: what a file cannot be called is spelled in hex."""
+        name = AbstractSyrupyExtension.get_snapshot_name(test_location=test_location, index=index)
+        return file_name(name)
+
+    @classmethod
+    def matches_test_location(
+        cls, *, test_location: PyTestLocation, snapshot_location: str
+    ) -> bool:
+        """Whether a file may have been a golden of this test: of one without parameters, each in
+        its folder, as it may have been renamed. So does syrupy."""
+        file = Path(snapshot_location)
+        here = file.parent == Path(cls.dirname(test_location=test_location))
+        several = test_location.is_item_parametrized
+        return here and (not several or is_of(file.stem, file_name(test_location.snapshot_name)))
+
     def diff_lines(self, serialized_data: Any, snapshot_data: Any) -> Iterator[str]:
         """The first line that differs, then all of them with a line around."""
         yield from _first_difference(str(snapshot_data), str(serialized_data))
@@ -56,8 +81,8 @@ class TraceExtension(SingleFileSnapshotExtension):
 class Golden(SnapshotAssertion):
     """The trace that a run is to have. `golden(level=…, …)` says what is told of it."""
 
-    _telling = Telling()
     _hide: Mapping[str, str] = {}
+    _names: frozenset[str] = frozenset()
 
     def hiding(self, texts: Mapping[str, str]) -> Golden:
         """Have what these stand for told in their place."""
@@ -67,14 +92,14 @@ class Golden(SnapshotAssertion):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         *,
-        level: str = "events",
+        level: Level = "events",
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         round: int | None = DIGITS,  # noqa: A002  (the word that users look for)
         life: bool = False,
         name: str | None = None,
-    ) -> Golden:
-        """Say what is told in the next comparison.
+    ) -> Told:
+        """The golden, with what is told of the run.
 
         `level`: "stages" (what was committed), "state" (that, and what it changed) or "events".
         `include`, `exclude`: patterns, `epochs/eval` for a node and all below it, `state.KEY`,
@@ -83,10 +108,7 @@ class Golden(SnapshotAssertion):
 
         Raises `ArgumentError`.
         """
-        self._telling = Telling(level, patterns(include, exclude), round, life)
-        if name is not None:
-            super().__call__(name=name)
-        return self
+        return Told(self, Telling(level, patterns(include, exclude), round, life), name)
 
     def __repr__(self) -> str:
         return f"<golden of {self.test_location.snapshot_name}>"
@@ -96,17 +118,38 @@ class Golden(SnapshotAssertion):
 
         Raises `ArgumentError` for anything else, and where the run is not found.
         """
-        telling, self._telling = self._telling, Telling()
-        return self._assert(self._text(other, telling))
+        return self.compare(other, Telling(), None)
 
     __hash__ = None
+
+    def compare(self, other: object, telling: Telling, name: str | None) -> bool:
+        """Compare what is told of a run. Raises `ArgumentError`."""
+        text = self._text(other, telling)
+        if name is not None:
+            if name in self._names:
+                raise ArgumentError(f"two goldens of this test have the name {name!r}")
+            self._names |= {name}
+            super().__call__(name=name)
+        return self._assert(text)
+
+    def keep(self) -> None:
+        """The test has failed: what it has not come to is not unused."""
+        extension, location = self.extension, self.test_location
+        done = {result.snapshot_location for result in self.executions.values()}
+        mine = file_name(location.snapshot_name)
+        for file in Path(extension.dirname(test_location=location)).glob(f"*.{SUFFIX}"):
+            if is_of(file.stem, mine) and str(file) not in done:
+                self.executions[len(self.executions)] = AssertionResult(
+                    str(file), file.stem, None, None, created=False, updated=False, success=False,
+                    exception=None, test_location=location,
+                )  # fmt: skip
 
     def _text(self, other: object, telling: Telling) -> str:
         if isinstance(other, History):
             return golden_text(other, telling, self._hide)
         if not isinstance(other, Run):
             raise ArgumentError(
-                f"a golden is the trace of a run, and was compared with a {type(other).__name__}",
+                f"a golden is the trace of a run, and was compared with: {type(other).__name__}",
                 hint="assert run == golden, with what run_workflow or kitchen.history gave",
             )
         with ExitStack() as stack:
@@ -122,10 +165,36 @@ class Golden(SnapshotAssertion):
             return golden_text(past, telling, self._hide)
 
 
+class Told(SnapshotAssertion):
+    """A golden, with what is told of the run, for one comparison or several."""
+
+    def __init__(self, golden: Golden, telling: Telling, name: str | None) -> None:
+        # It is compared, and told of, as syrupy's are; but it is no golden beside that of the test.
+        self._golden, self._telling, self._name = golden, telling, name
+
+    @property
+    def name(self) -> str:
+        """What syrupy calls it."""
+        return self._name or self._golden.name
+
+    def __repr__(self) -> str:
+        return repr(self._golden)
+
+    def __eq__(self, other: object) -> bool:
+        """As `Golden`."""
+        return self._golden.compare(other, self._telling, self._name)
+
+    __hash__ = None
+
+    def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
+        """How the last comparison came out."""
+        return self._golden.get_assert_diff(diff_mode=diff_mode)
+
+
 def golden_of(
     request: pytest.FixtureRequest, tmp_path: Path, snapshot: SnapshotAssertion
-) -> Golden:
-    """The golden of a test."""
+) -> Iterator[Golden]:
+    """The golden of a test, for as long as it runs."""
     made = Golden(
         session=snapshot.session,
         extension_class=TraceExtension,
@@ -133,8 +202,23 @@ def golden_of(
         update_snapshots=snapshot.update_snapshots,
         update_new_snapshots_only=snapshot.update_new_snapshots_only,
     )
-    base = request.config.rootpath
-    return made.hiding({str(tmp_path): "<tmp>", str(base): "<root>"})
+    failed = request.session.testsfailed
+    yield made.hiding({str(tmp_path): "<tmp>", str(request.config.rootpath): "<root>"})
+    if request.session.testsfailed > failed:
+        made.keep()
+
+
+def file_name(name: str) -> str:
+    """A test's name as a file's, another for each."""
+    spelled = _ODD.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+    if len(spelled) <= _LONGEST:
+        return spelled
+    return f"{spelled[:_LONGEST]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def is_of(stem: str, name: str) -> bool:
+    """Whether a file of that stem is the golden, or one of the goldens, of a test."""
+    return stem == name or stem.startswith((f"{name}.", f"{name}["))
 
 
 def _first_difference(expected: str, found: str) -> Iterator[str]:

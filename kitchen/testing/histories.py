@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from kitchen.adapters.event_store import opened
-from kitchen.api.reading import open_history
+from kitchen.api.reading import history
 from kitchen.api.running import check_workflow, code_of
 from kitchen.errors import ArgumentError, KitchenError, NotResumable
 from kitchen.history.history import History, status_of
@@ -80,7 +80,7 @@ class RecordedRun:
     @property
     def history(self) -> History:
         """What its log says, as `kitchen.history`; the store is open while that is in use."""
-        return open_history(self.run_id, store=self.store)
+        return history(self.run_id, store=self.store)
 
     def check(self) -> Checked:
         """Whether it can go on with today's code: it is folded on it, and no stage runs.

@@ -62,11 +62,11 @@ def kitchen_store(
 
 
 @pytest.fixture
-def run_workflow(kitchen_store: EventStore) -> RunWorkflow:
+def run_workflow(kitchen_store: EventStore, request: pytest.FixtureRequest) -> RunWorkflow:
     """Runs a workflow in `kitchen_store`, as `kitchen.run` does: `run_workflow(workflow, config)`."""
     from kitchen.testing.running import RunWorkflow
 
-    return RunWorkflow(kitchen_store)
+    return RunWorkflow(kitchen_store, request.config)
 
 
 @pytest.fixture
@@ -113,11 +113,11 @@ def recorded_run(request: pytest.FixtureRequest) -> RecordedRun:
 if find_spec("syrupy") is not None:
 
     @pytest.fixture
-    def golden(request: pytest.FixtureRequest, tmp_path: Path, snapshot: Any) -> Golden:
+    def golden(request: pytest.FixtureRequest, tmp_path: Path, snapshot: Any) -> Iterator[Golden]:
         """The trace that a run is to have, kept beside the test: `assert run == golden`."""
         from kitchen.testing.golden import golden_of
 
-        return golden_of(request, tmp_path, snapshot)
+        yield from golden_of(request, tmp_path, snapshot)
 
 else:
 

@@ -7,6 +7,8 @@ Rules:
 2. With a clock, the event loop and the times in the log are that clock's.
 3. Where a test fails, its report says where its store is and which runs are in it. What says so is
    a plugin that is registered when the first test of a session asks for a store.
+4. An error comes out with the frames of the user's code alone, and so do its causes: how the runner
+   came to call it is of no use in the report of a test.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
@@ -28,6 +31,8 @@ from kitchen.errors import ArgumentError, KitchenError
 from kitchen.history.history import status_of
 from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
+from kitchen.testing.given import Adapters, adapters_of, check_clock
+from kitchen.testing.waits import LongWaits
 from kitchen.workflow.definition import Workflow
 
 if TYPE_CHECKING:
@@ -42,20 +47,27 @@ IfExists = Literal["error", "resume"]
 _STORE = pytest.StashKey[EventStore]()
 _TELLER = "kitchen-stores"
 _MOST = 20  # runs that are told of
+_RUNTIME = frozenset(
+    {"kitchen", "store", "anyio", "asyncio", "trio", "outcome", "concurrent", "threading"}
+)
 
 
 class RunWorkflow:
-    """The fixture `run_workflow`: `run_workflow(workflow, config)` runs it and gives the `Run`."""
+    """The fixture `run_workflow`: `run_workflow(workflow, config)` runs it and gives the `Run`.
 
-    def __init__(self, store: EventStore) -> None:
+    `config`: pytest's, to tell whoever looks on what a run waits for; None: nothing is told.
+    """
+
+    def __init__(self, store: EventStore, config: pytest.Config | None = None) -> None:
         self._store = store
+        self._lookers = () if config is None else (LongWaits(config),)
 
     def __call__(
         self,
         workflow: Workflow[C, S],
         config: C | Mapping[str, Any] | None = None,
         *,
-        adapters: Mapping[str, Any] | None = None,
+        adapters: Adapters = None,
         seed: int = 0,
         run_id: str | None = None,
         clock: VirtualClock | None = None,
@@ -66,29 +78,33 @@ class RunWorkflow:
     ) -> Run[C, S]:
         """Run a workflow to its end in `kitchen_store`, as `kitchen.run` does.
 
-        `clock`: a `VirtualClock`, on which retries and timeouts pass at once. `backend`: the event
-        loop, "asyncio" or "trio".
+        `adapters`: a mapping, or a function of no arguments that makes one. `clock`: a
+        `VirtualClock`, on which retries and timeouts pass at once. `backend`: the event loop,
+        "asyncio" or "trio".
 
-        Raises what `kitchen.run` raises, `ArgumentError` for another backend, and `KitchenError`
-        where the thread runs an event loop already.
+        Raises what `kitchen.run` raises, `ArgumentError` for another backend, clock or adapters, and
+        `KitchenError` where the thread runs an event loop already.
         """
-        if backend not in ("asyncio", "trio"):
-            raise ArgumentError(f'backend is "asyncio" or "trio", not {backend!r}')
-        _check_no_loop()
-        work = partial(
-            run_async,
-            workflow,
-            config,
-            store=self._store if clock is None else clock.store(self._store),
-            run_id=run_id,
-            adapters=adapters,
-            seed=seed,
-            if_exists=if_exists,
-            durability=durability,
-            observers=observers,
-        )
-        options = None if clock is None else clock.backend_options(backend)
-        return anyio.run(work, backend=backend, backend_options=options)
+        __tracebackhide__ = True
+        try:
+            _check(backend, clock)
+            work = partial(
+                run_async,
+                workflow,
+                config,
+                store=self._store if clock is None else clock.store(self._store),
+                run_id=run_id,
+                adapters=adapters_of(adapters),
+                seed=seed,
+                if_exists=if_exists,
+                durability=durability,
+                observers=observers if clock is not None else (*self._lookers, *observers),
+            )
+            options = None if clock is None else clock.backend_options(backend)
+            return anyio.run(work, backend=backend, backend_options=options)
+        except KitchenError as error:
+            _shorten(error)
+            raise
 
 
 class RunWorkflowAsync:
@@ -102,34 +118,66 @@ class RunWorkflowAsync:
         workflow: Workflow[C, S],
         config: C | Mapping[str, Any] | None = None,
         *,
-        adapters: Mapping[str, Any] | None = None,
+        adapters: Adapters = None,
         seed: int = 0,
         run_id: str | None = None,
         observers: Sequence[RunObserver] = (),
         if_exists: IfExists = "error",
         durability: Durability = "process",
     ) -> Run[C, S]:
-        """`run_workflow` on the event loop of the test. Raises what `kitchen.run_async` raises."""
-        return await run_async(
-            workflow,
-            config,
-            store=self._store,
-            run_id=run_id,
-            adapters=adapters,
-            seed=seed,
-            if_exists=if_exists,
-            durability=durability,
-            observers=observers,
-        )
+        """`run_workflow` on the event loop of the test. Raises what `kitchen.run_async` raises, and
+        `ArgumentError` for adapters that cannot be used."""
+        __tracebackhide__ = True
+        try:
+            return await run_async(
+                workflow,
+                config,
+                store=self._store,
+                run_id=run_id,
+                adapters=adapters_of(adapters),
+                seed=seed,
+                if_exists=if_exists,
+                durability=durability,
+                observers=observers,
+            )
+        except KitchenError as error:
+            _shorten(error)
+            raise
 
 
-def _check_no_loop() -> None:
+def _check(backend: object, clock: object) -> None:
+    if backend not in ("asyncio", "trio"):
+        raise ArgumentError(f'backend is "asyncio" or "trio", not {backend!r}')
+    check_clock(clock)
     try:
         check_no_loop("run_async")
     except KitchenError as error:
         raise KitchenError(
             error.message, hint="in an async test, await run_workflow_async(…) instead"
         ) from None
+
+
+def _shorten(error: BaseException) -> None:
+    """Leave in the tracebacks of an error, and of what it came of, the frames of the user's code."""
+    todo, seen = [error], set[int]()
+    while todo:
+        each = todo.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = _of_user(each.__traceback__)
+            todo += [found for found in (each.__cause__, each.__context__) if found is not None]
+
+
+def _of_user(trace: TracebackType | None) -> TracebackType | None:
+    frames: list[TracebackType] = []
+    while trace is not None:
+        module: str = trace.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in _RUNTIME or module.startswith("kitchen.recipes"):
+            frames.append(trace)
+        trace = trace.tb_next
+    for each in reversed(frames):
+        trace = TracebackType(trace, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return trace
 
 
 # --- the store of a test, and what a failing test says of it --------------------------------------

@@ -18,6 +18,7 @@ from kitchen.runner import randomness
 from kitchen.runner.config import ConfigMap
 from kitchen.runner.context import Context, StateView
 from kitchen.runner.scope import Scope, config_untouched
+from kitchen.testing.given import Adapters, adapters_of
 from kitchen.testing.recorded import OpenAttempt, Recorded
 from kitchen.testing.stand_in import Given, stand_in
 from kitchen.workflow.definition import Workflow
@@ -61,7 +62,7 @@ class Around(TypedDict, total=False):
     items: Mapping[str, Any] | None
     indices: Mapping[str, int] | None
     options: Mapping[str, Any] | None
-    adapters: Mapping[str, Any] | None
+    adapters: Adapters
     seed: int
     path: str
     attempt: int
@@ -107,7 +108,7 @@ class StageContexts:
         items: Mapping[str, Any] | None = None,
         indices: Mapping[str, int] | None = None,
         options: Mapping[str, Any] | None = None,
-        adapters: Mapping[str, Any] | None = None,
+        adapters: Adapters = None,
         seed: int = 0,
         path: str = "stage",
         attempt: int = 1,
@@ -120,14 +121,14 @@ class StageContexts:
         `path`: where the stage stands; without a workflow its last name will do, and the loops
         are put before it. With a `workflow` the path is one of its nodes', and what the workflow
         says of that node holds: its types, its options, `writes=`, `effect=`, and that predicates
-        and loops only look; `adapters` are the provider's where none are given. The run is called
-        "test".
+        and loops only look. `adapters`: a mapping, or a function of no arguments that makes one;
+        where none are given, those that the workflow makes. The run is called "test".
 
         Raises `ArgumentError`, `ConfigError`, `StateError`, `UnknownKey`.
         """
         given = Given(
-            config, state, resources or {}, items or {}, indices or {}, options, adapters, seed,
-            path, attempt,
+            config, state, resources or {}, items or {}, indices or {}, options,
+            adapters_of(adapters), seed, path, attempt,
         )  # fmt: skip
         made = stand_in(workflow, given)
         ctx: StageContext[Any, Any] = StageContext(made.scope, made.attempt, made.options)

@@ -138,6 +138,26 @@ def test_importing_kitchen_is_light() -> None:
     assert set(done.stdout.split()) & HEAVY == set()
 
 
+def test_the_names_of_kitchen_are_what_they_are_whatever_has_been_imported() -> None:
+    code = """
+import kitchen, pickle
+assert set(kitchen.__all__) <= set(dir(kitchen))
+import kitchen.workflow.ir, kitchen.history.history, kitchen.errors
+from kitchen import *
+assert workflow is kitchen.workflow and workflow.__name__ == "workflow"
+assert history is kitchen.history and history.__name__ == "history"
+assert pickle.loads(pickle.dumps([history, workflow, Retry, KitchenError])) == [
+    history, workflow, Retry, KitchenError]
+from unittest import mock
+for name in ("run", "history", "workflow", "Retry"):
+    with mock.patch(f"kitchen.{name}", 3):
+        assert getattr(kitchen, name) == 3
+    assert getattr(kitchen, name) != 3
+assert not hasattr(kitchen, "runs")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 CLASSES = {

@@ -113,7 +113,17 @@ class Project:
         return done.stdout
 
     def pytest(self, *words: str, code: int = 0) -> str:
-        return self("pytest", "-q", "-p", "no:cacheprovider", "tests", *words, code=code)
+        return self(
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            "tests",
+            *words,
+            code=code,
+        )
 
 
 @pytest.fixture

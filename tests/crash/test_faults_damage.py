@@ -129,7 +129,7 @@ def test_a_byte_that_flipped(shelf: Shelf) -> None:
     used = [place for place, byte in enumerate(shelf.content) if byte]
     classes: Counter[str] = Counter()
     named = 0
-    for _ in range(500):
+    for _ in range(250):
         content = bytearray(shelf.content)
         place, by = rng.choice(used), rng.randrange(1, 256)
         content[place] ^= by
@@ -141,10 +141,10 @@ def test_a_byte_that_flipped(shelf: Shelf) -> None:
         classes[kind] += 1
         named += any(finding.seq for finding in found)
     print(dict(classes), "naming an event:", named)  # the figures, with -rP
-    assert classes["read right, told by verify"] > 100
-    assert classes["refused"] > 50
+    assert classes["read right, told by verify"] > 50
+    assert classes["refused"] > 25
     assert classes["harmless"] < 10
-    assert named > 250
+    assert named > 125
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         return
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("KITCHEN_", "PYTEST_"))}
     environ |= {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100", "PYTHONHASHSEED": "0"}
+    environ["PYTEST_ADDOPTS"] = "-p no:hypothesispytest"  # no page needs it, and it is slow to load
     reader = Path(__file__).with_name("reader.py")
     done = subprocess.run(
         [sys.executable, str(reader), str(page)],

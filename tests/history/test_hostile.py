@@ -32,7 +32,7 @@ from tests.history.hostile import bases
 from tests.runner.running import ROOT, done, single
 
 CODEC = Codec()
-SEEDS, EACH = range(5), 4_200
+SEEDS, EACH = range(5), 2_500
 
 
 @pytest.mark.slow

@@ -542,12 +542,15 @@ def test_large_items_are_had_again_from_blobs() -> None:
 
 def test_a_checkpoint_in_the_body_waits_for_the_producer() -> None:
     """It owns a resource: saved at an item boundary, it is neither ahead nor behind its items."""
-    die = Dying(4)
+    die, store = Dying(4), MemoryStore()
 
     def producer(ctx: Any) -> float:
         return ctx.resources["box"].add(ctx.rng.random() + ctx.state.get("turn", 0))
 
     def body(ctx: Any) -> None:
+        # The first behind the cut has to be there: else nothing was touched, and nothing rewound.
+        while ctx.index() == 4 and len(of_type(store, "ItemProduced")) < 7:
+            threading.Event().wait(0.001)
         die()
         take(ctx)
 
@@ -559,7 +562,7 @@ def test_a_checkpoint_in_the_body_waits_for_the_producer() -> None:
                 wf.checkpoint()
         wf.stage("note", lambda ctx: ctx.state.update(box=ctx.resources["box"].state_dict()))
 
-    store, workflow = MemoryStore(), flow(build)
+    workflow = flow(build)
     with pytest.raises(Killed):
         done(workflow, store=store)
     run = kitchen.resume("r", workflow, store=store)

@@ -29,4 +29,6 @@ def test_the_tests_of_the_page_pass_in_several_workers(pytester: pytest.Pytester
 
 
 def run_pytest(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", "2", *arguments)
+    return pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-n", "2", *arguments
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -12,7 +15,7 @@ import pytest
 import kitchen
 from kitchen.errors import ArgumentError
 from kitchen.ports.training import Stateful
-from kitchen.testing import FakeFailure, Faults, SimulatedCrash, VirtualClock, faulty
+from kitchen.testing import FakeFailure, Faults, SimulatedCrash, VirtualClock, crash_matrix, faulty
 from store import MemoryStore
 
 
@@ -77,6 +80,11 @@ class Weights:
         self.w = state_dict["w"]
 
 
+@kitchen.workflow
+def updating(wf: kitchen.WorkflowBuilder) -> None:
+    wf.stage("update", lambda ctx: None)
+
+
 def test_what_does_not_fail_is_as_it_was() -> None:
     inner = Client()
     client = faulty(inner, fail_at={"send": 9})
@@ -92,7 +100,8 @@ def test_what_does_not_fail_is_as_it_was() -> None:
 
 
 def test_the_nth_call_fails_and_has_changed_nothing() -> None:
-    client = faulty(Client(), fail_at={"send": [2, 4]})
+    faults = Faults(fail_at={"send": [2, 4]})
+    client = faulty(Client(), faults=faults)
     assert client.send("a") == 1
     with pytest.raises(FakeFailure, match="send was to fail"):
         client.send("b")
@@ -100,7 +109,7 @@ def test_the_nth_call_fails_and_has_changed_nothing() -> None:
     with pytest.raises(FakeFailure):
         client.send("d")
     assert client.sent == ["a", "c"]
-    assert client.calls == {"send": 4}  # type: ignore[attr-defined]
+    assert faults.calls == {"send": 4}
 
 
 @pytest.mark.parametrize("raised", [ConnectionError, ConnectionError("gone"), StopIteration])
@@ -150,24 +159,33 @@ def test_what_an_object_calls_on_itself_is_not_counted() -> None:
     assert client.sent == ["a", "b"]
 
 
-def test_faults_given_as_one_thing_count_for_who_has_a_calls_of_its_own() -> None:
-    class Counting:
-        calls = "mine"
-
-        def go(self) -> None: ...
-
-    faults = Faults(fail_at={"go": 2})
-    counting = faulty(Counting(), faults=faults)
-    counting.go()
-    assert (counting.calls, faults.calls["go"]) == ("mine", 1)
+def test_faults_are_given_as_one_thing_or_each_by_itself() -> None:
     with pytest.raises(ArgumentError, match="faults="):
-        faulty(Counting(), faults=faults, delay=1.0)
+        faulty(Client(), faults=Faults(fail_at={"send": 2}), delay=1.0)
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_is_neither_copied_nor_pickled(twin: Callable[[Any], Any]) -> None:
+    with pytest.raises(
+        TypeError, match=r"faulty\(Client\) cannot be .* at the top level of a module"
+    ):
+        twin(faulty(Client()))
+
+
+def test_what_cannot_cross_to_a_fresh_process_is_told() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"the adapter 'c' .*faulty\(Client\) cannot be"
+    ) as error:
+        crash_matrix(updating, adapters={"c": faulty(Client())}, processes=1)
+    assert "a function that makes the adapters" in (error.value.hint or "")
 
 
 @pytest.mark.parametrize("argument", ["fail_at", "delay", "crash_at"])
 def test_a_method_that_is_not_there_is_refused(argument: str) -> None:
     faults: dict[str, Any] = {argument: {"sendd": 1}}
-    with pytest.raises(ArgumentError, match=f"{argument} names 'sendd'.*Client") as error:
+    with pytest.raises(
+        ArgumentError, match=f"{argument} names 'sendd', and Client has no"
+    ) as error:
         faulty(Client(), **faults)
     assert error.value.hint == "did you mean 'send'?"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import time
 from pathlib import Path
@@ -111,7 +112,8 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run_pytest(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-vv", *arguments)
+    bare = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-vv")
+    return pytester.runpytest_subprocess(*bare, *arguments)
 
 
 FLOW_GOLDENS = {
@@ -167,6 +169,70 @@ def test_only_what_a_test_module_has_no_use_for_any_more_is_removed(
     assert files(project) == {name.replace("test_whole", "test_all") for name in before}
 
 
+def test_each_golden_has_a_file_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        flow=FLOW,
+        test_names="""
+        import pytest
+        from flow import training
+
+        @pytest.mark.parametrize("n", [1, 2], ids=["a/b", "ab"])
+        def test_odd(n, run_workflow, golden):
+            assert run_workflow(training, {"epochs": n, "out": ""}) == golden(level="stages")
+
+        @pytest.mark.parametrize("n", [1, 2], ids=lambda n: "long" * 100 + str(n))
+        def test_long(n, run_workflow, golden):
+            assert run_workflow(training, {"epochs": n, "out": ""}) == golden(level="stages")
+
+        def test_held(run_workflow, golden):
+            few, many = golden(level="stages", name="few"), golden(level="state", name="many")
+            run = run_workflow(training, {"epochs": 1, "out": ""})
+            assert run == few
+            assert run == many
+
+        def test_twice(run_workflow, golden):
+            run = run_workflow(training, {"epochs": 1, "out": ""})
+            assert run == golden(name="one")
+            assert run == golden(name="one")
+        """,
+    )
+    written = run_pytest(pytester, "-W", "error", "--snapshot-update")
+    written.assert_outcomes(passed=5, failed=1)
+    written.stdout.fnmatch_lines(["*two goldens of this test have the name 'one'*"])
+    found = {name for name in files(pytester) if "long" not in name}
+    assert found == {
+        f"test_names/{name}.trace"
+        for name in ("test_odd[a%2Fb]", "test_odd[ab]", "test_held[few]", "test_held[many]",
+                     "test_twice[one]")
+    }  # fmt: skip
+    assert len(files(pytester)) == 7
+    assert run_pytest(pytester, "-W", "error").parseoutcomes() == {"passed": 5, "failed": 1}
+    few = pytester.path / "__golden__" / "test_names" / "test_held[few].trace"
+    assert "steps" not in few.read_text()
+
+
+def test_the_goldens_of_a_test_that_fails_are_kept(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        flow=FLOW,
+        test_fails="""
+        from flow import training
+
+        def test_two(run_workflow, golden):
+            run = run_workflow(training, {"epochs": 1, "out": ""})
+            assert run == golden
+            assert run == golden(level="state")
+        """,
+    )
+    run_pytest(pytester, "--snapshot-update").assert_outcomes(passed=1)
+    before = files(pytester)
+    test = pytester.path / "test_fails.py"
+    test.write_text(test.read_text().replace("    run =", "    raise ValueError\n    run ="))
+    failed = run_pytest(pytester, "--snapshot-update")
+    failed.assert_outcomes(failed=1)
+    failed.stdout.no_fnmatch_line("*unused*")
+    assert files(pytester) == before
+
+
 def test_what_is_no_run_or_not_there_is_told(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         flow=FLOW,
@@ -196,7 +262,7 @@ def test_what_is_no_run_or_not_there_is_told(pytester: pytest.Pytester) -> None:
     result = run_pytest(pytester, "--snapshot-update")
     result.assert_outcomes(failed=4, passed=1)
     result.stdout.fnmatch_lines_random([
-        "*a golden is the trace of a run, and was compared with a int*",
+        "*a golden is the trace of a run, and was compared with: int*",
         "*there is no level 'stage' of a trace*",
         "*the pattern 'epoch/train' fits no node of the workflow 'training'*",
         "*did you mean 'epochs/train'?*",
@@ -290,7 +356,11 @@ def once(body: Any, **given: Any) -> kitchen.History:
     return kitchen.History(store, run_id)
 
 
-def test_what_varies_by_itself_is_hidden_also_behind_a_digest() -> None:
+def test_what_varies_by_itself_is_hidden_also_behind_a_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-7")
+
     def body(ctx: Context) -> None:
         place = f"{Path.home()}/data on {socket.gethostname()}"
         ctx.state["place"] = place
@@ -303,6 +373,34 @@ def test_what_varies_by_itself_is_hidden_also_behind_a_digest() -> None:
     text = told.pop()
     assert "place = '<home>/data on <host>'" in text
     assert "file = '<run>_best.pt'" in text
+
+
+def test_a_host_that_is_called_by_a_plain_word_is_no_word_to_hide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "loss")
+    text = golden_text(once(lambda ctx: ctx.state.update(loss="the loss"), loss=1), Telling())
+    assert "config.loss = 1" in text
+    assert "loss = 'the loss'" in text
+
+
+def test_what_ended_a_block_is_told() -> None:
+    def told(error: type[Exception]) -> str:
+        def fail(ctx: Context) -> None:
+            raise error("no")
+
+        @kitchen.workflow
+        def handled(wf: WorkflowBuilder) -> None:
+            wf.stage("fail", fail)
+            with wf.on_error("handler"):
+                wf.stage("note", lambda ctx: None)
+
+        store = MemoryStore()
+        kitchen.run(handled, store=store, run_id="r")
+        return golden_text(kitchen.History(store, "r"), Telling())
+
+    assert "failure handled, ValueError: no" in told(ValueError)
+    assert told(ValueError) != told(KeyError)
 
 
 def test_a_chosen_id_is_no_word_to_hide() -> None:
@@ -350,6 +448,23 @@ def test_patterns(include: Any, exclude: Any, there: list[str], gone: list[str])
     text = golden_text(once(body, size=1), Telling(patterns=patterns(include, exclude)))
     assert [word for word in there if word not in text] == []
     assert [word for word in gone if word in text] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ({"include": "state.bset"}, "did you mean 'state.best'?"),
+        ({"exclude": "state.bset"}, "did you mean 'state.best'?"),
+        ({"include": "metric.loss"}, "there is metric.kept"),
+        ({"exclude": "config.sise"}, "did you mean 'config.size'?"),
+        ({"exclude": "resource.model"}, "no pattern resource.NAME"),
+    ],
+)
+def test_names_that_fit_nothing(pattern: dict[str, str], told: str) -> None:
+    history = once(lambda ctx: ctx.state.update(best=1), size=1)
+    with pytest.raises(ArgumentError, match=re.escape(told)):
+        golden_text(history, Telling(patterns=patterns(**pattern)))
+    golden_text(history, Telling(patterns=patterns(exclude=["state.of_another_run", "metric.x"])))
 
 
 @pytest.mark.parametrize("wrong", [3, [3], [""], ""])

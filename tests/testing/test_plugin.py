@@ -20,7 +20,9 @@ ROOMS = ("kitchen", "store", "transitions", "sqlite_utils", "msgspec", "anyio", 
 
 
 def loaded(pytester: pytest.Pytester, *arguments: str) -> set[str]:
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-s", *arguments)
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-s", *arguments
+    )
     result.assert_outcomes(passed=1)
     line = next(line for line in result.outlines if "LOADED" in line)
     return set(json.loads(line.partition("LOADED")[2]))
@@ -46,7 +48,9 @@ def test_golden_alone_is_what_imports_the_extension_of_syrupy(pytester: pytest.P
             assert "kitchen.testing.golden" in sys.modules
         """
     )
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest"
+    ).assert_outcomes(passed=2)
 
 
 def test_a_module_of_the_users_own_called_store_is_theirs(pytester: pytest.Pytester) -> None:
@@ -62,7 +66,7 @@ def test_a_module_of_the_users_own_called_store_is_theirs(pytester: pytest.Pytes
             pass
         """,
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*not the event store that kitchen brings along*"])
 
@@ -86,7 +90,7 @@ def test_without_syrupy_the_rest_works_and_golden_says_what_it_needs(
     )
     pytester.syspathinsert()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:syrupy", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-p", "no:syrupy", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"],
         cwd=pytester.path,
         env={"PYTHONPATH": str(pytester.path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
              "PYTEST_PLUGINS": "kitchen.testing.plugin"},
@@ -117,5 +121,7 @@ def test_each_test_has_a_store_of_its_own(pytester: pytest.Pytester, workers: st
             assert os.environ["KITCHEN_STORE"] == str(kitchen_store.path)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", workers)
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-n", workers
+    )
     result.assert_outcomes(passed=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -71,6 +72,22 @@ def test_a_run_that_fails(run_workflow: RunWorkflow) -> None:
     assert raised.value.run.status == "failed"
 
 
+def test_the_cause_of_a_failure_is_what_was_raised(run_workflow: RunWorkflow) -> None:
+    raised = ValueError("this one")
+
+    def raises(ctx: Any) -> None:
+        raise raised
+
+    @kitchen.workflow
+    def raising(wf: WorkflowBuilder) -> None:
+        wf.stage("raises", raises)
+
+    with pytest.raises(kitchen.RunError) as failed:
+        run_workflow(raising)
+    assert failed.value.__cause__ is raised
+    assert [entry.name for entry in traceback.extract_tb(raised.__traceback__)] == ["raises"]
+
+
 def test_observers(run_workflow: RunWorkflow) -> None:
     class Watching:
         def __init__(self) -> None:
@@ -108,6 +125,28 @@ def test_another_event_loop(run_workflow: RunWorkflow) -> None:
         run_workflow(adding, backend="uvloop")  # type: ignore[arg-type]
 
 
+def test_adapters_that_a_function_makes(run_workflow: RunWorkflow) -> None:
+    made: list[dict[str, int]] = []
+
+    def make() -> dict[str, int]:
+        made.append({"more": 5})
+        return made[-1]
+
+    assert [run_workflow(adding, adapters=make).state.total for _ in range(2)] == [6, 6]
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("given", [5, "more", ["more"], lambda: None, lambda: 5])
+def test_adapters_that_are_none(run_workflow: RunWorkflow, given: Any) -> None:
+    with pytest.raises(kitchen.ArgumentError, match="adapters= is a mapping, or a function"):
+        run_workflow(adding, adapters=given)
+
+
+def test_a_clock_that_is_none(run_workflow: RunWorkflow) -> None:
+    with pytest.raises(kitchen.ArgumentError, match="clock= is a VirtualClock, not 5"):
+        run_workflow(adding, clock=5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_hours_on_a_virtual_clock(
     run_workflow: RunWorkflow, virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"]
@@ -138,6 +177,7 @@ async def test_in_an_event_loop(
     run = await run_workflow_async(adding, {"by": 4}, run_id="r")
     assert_type(run, kitchen.Run[Config, State])
     assert run.state.total == 4
+    assert (await run_workflow_async(adding, adapters=lambda: {"more": 1})).state.total == 2
     with pytest.raises(kitchen.RunExists):
         await run_workflow_async(adding, {"by": 4}, run_id="r")
     with pytest.raises(kitchen.KitchenError, match=r"await run_workflow_async\("):
@@ -206,7 +246,7 @@ def test_without_a_store():
     assert False
 """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1, failed=5, errors=1)
     told = sections(result)
     runs = [line.strip() for line in told if line.startswith("  ") and not line.startswith("   ")]
@@ -240,7 +280,9 @@ class TestOfAClass:
         assert run_workflow(tiny, run_id="same").status == "completed"
 """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", "2")
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-n", "2"
+    )
     result.assert_outcomes(passed=4, failed=2)
     told = "\n".join(sections(result))
     assert "r0 (tiny): completed" in told
@@ -265,5 +307,7 @@ class TestAsync:
         assert len(kitchen_store.runs()) == 1
 """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", "error"
+    )
     result.assert_outcomes(passed=4)

@@ -23,7 +23,7 @@ ALL = [kitchens.plain, kitchens.items, beside, *side_by_side.ALL[:3]]
 
 @pytest.mark.parametrize("name", ["train", "consume", "turned", "risky"])
 @pytest.mark.parametrize("level", ["events", "state"])
-def test_a_recorded_run_is_told_the_same(name: str, level: str, golden: Golden) -> None:
+def test_a_recorded_run_is_told_the_same(name: str, level: Any, golden: Golden) -> None:
     path = HISTORIES / f"{name}.sqlite"
     with opened(path, create=False, read_only=True) as store:
         runs = [info.run for info in store.runs()]

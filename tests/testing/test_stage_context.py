@@ -288,6 +288,9 @@ def test_options(stage_context: StageContexts) -> None:
 
 def test_adapters(stage_context: StageContexts) -> None:
     assert stage_context(adapters={"a": 1}).adapters["a"] == 1
+    assert stage_context(adapters=lambda: {"a": 2}).adapters["a"] == 2
+    with pytest.raises(kitchen.ArgumentError, match="adapters= is a mapping, or a function"):
+        stage_context(adapters=5)  # type: ignore[arg-type]
     assert stage_context().adapters == {}
     assert stage_context(workflow=looped, path="epochs/train").adapters == {"epochs": 3}
     assert stage_context(workflow=looped, path="epochs/train", adapters={}).adapters == {}

@@ -44,11 +44,11 @@ class VirtualClock:
     loop is on it. In sync bodies, which run in threads, use `clock.sleep` where the code that is
     tested would `time.sleep`. What runs in a process of its own (`process=True`) takes real time.
 
-    What an async body waits for that is no timer, such as a socket or a thread of its own, the clock
-    cannot see: it would skip to the next timer meanwhile. Put `with clock.outside():` around the
-    `await`, and time is real there. (asyncio's own executor, `asyncio.to_thread`, is seen.) And a
-    sync body that waits in its turn, for threads it has started or by `anyio.from_thread`, is at work
-    all the while: what they sleep is real.
+    What an async body waits for that is no timer, such as a socket, a subprocess, or a thread of its
+    own by `anyio.to_thread`, the clock cannot see: it would skip to the next timer meanwhile. Put
+    `with clock.outside():` around the `await`, and time is real there. (asyncio's own executor,
+    `asyncio.to_thread`, is seen.) And a sync body that waits in its turn, for a lock, for threads it
+    has started or by `anyio.from_thread`, is at work all the while: what they sleep is real.
 
     Without the fixture: `anyio.run(main, backend="trio", backend_options=clock.backend_options("trio"))`,
     and `store=clock.store(store)`, so that the times in the log are this clock's.

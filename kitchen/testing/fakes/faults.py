@@ -60,7 +60,7 @@ class Faults:
     really (an async method waits on its event loop's clock in any case). `crash_at={"optim_step":
     "after:3"}` raises `SimulatedCrash` once the third call is done, `"before:3"` before it begins.
 
-    Raises `ArgumentError` for what cannot be used.
+    `.calls` counts the calls of each method. Raises `ArgumentError` for what cannot be used.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Faults:
             for name in names:
                 if name not in known:
                     raise ArgumentError(
-                        f"{argument} names {name!r}, which is no method of {owner}",
+                        f"{argument} names {name!r}, and {owner} has no such method",
                         hint=suggest(name, known),
                     )
 
@@ -182,11 +182,15 @@ def faulty(
     of your own, sync and async methods alike.
 
     It has the methods of `thing`, `state_dict` and `load_state_dict` with them, and passes for an
-    instance of its class; what `thing` calls on itself is not counted. `.calls` says how often each
-    method was called, unless `thing` has a `calls` of its own: then give a `Faults` as `faults=`,
-    instead of the others, and read it there.
+    instance of its class; what `thing` calls on itself is not counted. To see how often each method
+    was called, make the `Faults` and give it as `faults=`, instead of the others:
 
-    Raises `ArgumentError`, also for a method that `thing` does not have.
+        faults = Faults(fail_at={"push": 1})
+        registry = faulty(Registry(), faults=faults)
+        …
+        assert faults.calls["push"] == 2
+
+    It is neither copied nor pickled: a `TypeError`, as the calls of one object are counted. Raises `ArgumentError`, also for a method that `thing` does not have.
     """
     from kitchen.testing.fakes.proxy import proxy
 

@@ -5,6 +5,7 @@ Rules:
 1. Methods are attributes of the proxy's class, found wherever Python looks for them: `isinstance`
    with a Protocol, `hasattr`, `with`, `for`, `len()`.
 2. Everything else is read from, and written to, the object inside.
+3. It is neither copied nor pickled: a twin would count calls of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _methods_of(thing: object) -> dict[str, bool]:
 
 
 def _told(thing: object) -> str:
-    return getattr(thing, "__name__", None) or f"a {type(thing).__name__}"
+    return getattr(thing, "__name__", None) or type(thing).__name__
 
 
 def _faulty(name: str, is_async: bool) -> Any:
@@ -84,6 +85,13 @@ def _inside(proxy: Any) -> tuple[Any, Faults]:
     return object.__getattribute__(proxy, "_inside_")
 
 
+def _no_twin(proxy: Any, done: str) -> TypeError:
+    return TypeError(
+        f"faulty({_told(_inside(proxy)[0])}) cannot be {done}, as it counts the calls of one object; "
+        "have a function at the top level of a module make it where it is used"
+    )
+
+
 class _Proxy:
     """What all proxies have. In slots, as its `__dict__` is that of the object inside."""
 
@@ -101,16 +109,22 @@ class _Proxy:
         return _inside(self)[0].__dict__
 
     def __getattr__(self, name: str) -> Any:
-        thing, faults = _inside(self)
-        if name == "calls" and not hasattr(thing, "calls"):
-            return faults.calls
-        return getattr(thing, name)
+        return getattr(_inside(self)[0], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(_inside(self)[0], name, value)
 
     def __delattr__(self, name: str) -> None:
         delattr(_inside(self)[0], name)
+
+    def __copy__(self) -> Any:
+        raise _no_twin(self, "copied")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise _no_twin(self, "copied")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise _no_twin(self, "pickled")
 
     def __repr__(self) -> str:
         return f"faulty({_inside(self)[0]!r})"

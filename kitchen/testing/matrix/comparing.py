@@ -3,7 +3,8 @@
 Rules:
 
 1. Compared are: how the run ended, items and decisions, state, metrics and checkpoints by path and
-   visit, the state at the end to the bit, and what resources held when they were closed.
+   visit, the state at the end to the bit, and what resources held when they were closed. Addresses
+   and temporary folders in the message of a failure are not: they are others each time.
 2. One difference is told, the first in the order of the program; a failure that the whole run did
    not have comes before all.
 3. What was excluded is not compared. Neither is what already differed between two whole runs among
@@ -13,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,20 +22,21 @@ from typing import Any, NamedTuple
 
 from kitchen.history import metrics
 from kitchen.history.diff import Diff, compare
-from kitchen.history.history import History
+from kitchen.history.history import History, last_turn
 from kitchen.history.patterns import Patterns
 from kitchen.machine import cells
 from kitchen.machine.codec import Codec
 from kitchen.machine.events import Visit, spell
 from kitchen.machine.state import Cell
 from kitchen.ports.event_store import EventStore
-from kitchen.testing.matrix.contents import STATE
+from kitchen.testing.matrix.contents import STATE, above
 from kitchen.testing.matrix.lives import RUN
 from kitchen.testing.matrix.points import Point
 from kitchen.testing.matrix.watching import Key, Note
 
 NOTHING = "nothing"
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+_TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/[^/\s'\"]+")
 _PATTERNED = {"state": "state", "metric": "metric", "checkpoint": "resource"}
 
 Noise = Collection[tuple[str, str]]
@@ -72,7 +75,8 @@ class Difference(NamedTuple):
 class Outcome:
     """What came of a run, whole or killed at `point` and resumed.
 
-    `lives`: the notes of each life. `error`: what came out of the last that should not have.
+    `lives`: the notes of each life. `error`: what came out of the last that should not have. `died`:
+    whether it came to its point. `hung`: whether a thread of this process is at it for ever.
     """
 
     point: Point | None
@@ -80,6 +84,7 @@ class Outcome:
     lives: list[list[Note]]
     error: str = ""
     died: bool = False
+    hung: bool = False
 
     @cached_property
     def history(self) -> History:
@@ -96,6 +101,12 @@ class Outcome:
     def appends(self) -> int:
         """How many appends the first life has made."""
         return max((told[0] for told in self.notes("append", 0)), default=0)
+
+    @property
+    def failed_at(self) -> str | None:
+        """The path of what failed; None where the run has not."""
+        last = last_turn(self.store, RUN)
+        return last.path if last is not None and last.type == "RunFailed" else None
 
     @property
     def crash(self) -> Crash | None:
@@ -122,13 +133,14 @@ def difference(
         return Difference("error", "", "", (), "", "", found.error)
     diff = compare(whole.history, found.history)
     if whole.history.status != found.history.status or diff.failure:
-        told = _ended(diff)
+        told = _ended(whole, found, diff, patterns)
         if told is not None:
             return told
     for each in _differences(whole, found, diff, patterns):
         return each
     for each in resource_differences(whole, found):
-        if _is_told(patterns, each) and (each.path, _item(each)) not in noise:
+        chance = any((each.path, item) in noise for item in above(_item(each)))
+        if _is_told(patterns, each) and not chance:
             return each
     return None
 
@@ -160,18 +172,27 @@ def _item(found: Difference) -> str:
 def _is_told(patterns: Patterns, found: Difference) -> bool:
     name, _, item = found.key.partition(" ")
     plain = name.partition("[")[0]
-    names = {name, plain, f"{name}{item}", f"{plain}{item}"}
+    parts = ("", *above(item))
+    names = {f"{one}{part}" for one in (name, plain) for part in parts}
     return patterns.shows(found.path) and all(patterns.tells("resource", each) for each in names)
 
 
-def _ended(diff: Diff) -> Difference | None:
-    told = [
-        f"{status}, {text}" if text else status
-        for status, text in zip(diff.status, diff.failure or ("", ""), strict=True)
-    ]
-    if _ADDRESS.sub("0x", told[0]) == _ADDRESS.sub("0x", told[1]):
+def _ended(whole: Outcome, found: Outcome, diff: Diff, patterns: Patterns) -> Difference | None:
+    """How they ended; without of what they failed, where that is a place that is left out."""
+    told = list(diff.status)
+    failures = [each.failed_at for each in (whole, found)]
+    if diff.failure and all(at is None or patterns.shows(at) for at in failures):
+        told = [
+            f"{one}, {text}" if text else one for one, text in zip(told, diff.failure, strict=True)
+        ]
+    if _plain(told[0]) == _plain(told[1]):
         return None
     return Difference("ended", "", "", (), "", *told)
+
+
+def _plain(text: str) -> str:
+    """Without what is another one each time: addresses, temporary files."""
+    return _TEMPORARY.sub("<tmp>", _ADDRESS.sub("0x", text))
 
 
 def _differences(
@@ -180,6 +201,8 @@ def _differences(
     for path, known in diff.paths.items():
         for each in known:
             kind = _PATTERNED.get(each.kind)
+            if each.kind == "outcome" and _plain(each.a) == _plain(each.b):
+                continue
             if patterns.shows(path) and (kind is None or patterns.tells(kind, each.key)):
                 where = spell(path, each.visit, whole.history.loops.get(path))
                 yield Difference(each.kind, each.key, path, each.visit, where, each.a, each.b)

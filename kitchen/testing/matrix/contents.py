@@ -4,16 +4,21 @@ Rules:
 
 1. A stateful object is told by its `state_dict()`, key by key. What else it and any other object
    holds is told by its attributes, as far as they can be told: what does not encode is left out.
-2. An attribute that is an object itself is looked into, a few levels deep; a generator of random
-   numbers is told by its state.
-3. Looking changes nothing, and nothing that goes wrong at it is raised.
+2. An attribute that is an object itself is looked into, a few levels deep, and so is a list, a dict
+   or the like; a generator of random numbers is told by its state.
+3. What a class declares to be a cache (`functools.cached_property`) is left out.
+4. Looking changes nothing, and nothing that goes wrong at it is raised.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any, cast
 
 from kitchen.history.values import short, tree_of
@@ -24,11 +29,14 @@ from kitchen.runner.resources import is_stateful
 _DEEPEST = 3
 _MOST = 300  # attributes of one object
 _CODEC = Codec()
-STATE = "state_dict()"
+_ORDERED = (list, tuple, deque)
+_MANY = (dict, AbstractSet, *_ORDERED)
+STATE = ".state_dict()"
 
 
 def contents(value: object, known: Collection[int] = ()) -> dict[str, str]:
-    """What an object holds, by name: `state_dict()['used']`, `.used`, or "" where it is a value.
+    """What an object holds, by name: `.state_dict()['used']`, `.used`, `[0].used`, or "" where it is a
+    value.
 
     `known`: the ids of objects that are told elsewhere.
     """
@@ -36,17 +44,24 @@ def contents(value: object, known: Collection[int] = ()) -> dict[str, str]:
     try:
         if is_stateful(value):
             found.update(_state(value))
-        plain = told(value)
-        if plain is not None:
-            found[""] = plain
-        else:
-            for name, text in _attributes(value, "", {*known} - {id(value)}, 0):
-                found[name] = text
-                if len(found) > _MOST:
-                    break
     except Exception as error:  # its methods may do what they like
-        found.setdefault(STATE, f"raised {type(error).__name__}: {error}")
+        found[STATE] = f"raised {type(error).__name__}: {error}"
+    plain = told(value)
+    if plain is not None:
+        found[""] = plain
+        return found
+    with suppress(Exception):  # somebody may change it meanwhile
+        for name, text in _inside(value, "", {*known} - {id(value)}, 0):
+            found[name] = text
+            if len(found) > _MOST:
+                break
     return found
+
+
+def above(item: str) -> list[str]:
+    """What a name is part of, itself included: `.layers`, `.layers[0]`, `.layers[0].rate`."""
+    ends = [n for n, sign in enumerate(item) if sign in ".[" and n > 0]
+    return [item[:end] for end in (*ends, len(item))]
 
 
 def told(value: Any) -> str | None:
@@ -73,17 +88,38 @@ def _state(value: Any) -> dict[str, str]:
     return {name: text for name, text in found.items() if text is not None}
 
 
-def _attributes(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, str]]:
+def _inside(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, str]]:
+    """What a value is made of that cannot be told as a whole."""
     if id(value) in seen or depth > _DEEPEST:
         return
     seen.add(id(value))
-    for key, each in list(_fields(value).items()):
-        inner = f"{name}.{key}"
+    if isinstance(value, _MANY):
+        many = cast("Collection[Any]", value)
+        yield name, f"{type(many).__name__} of {len(many)}"
+    for key, each in _parts(value):
+        inner = f"{name}{key}"
         text = told(each)
         if text is not None:
             yield inner, text
-        elif _is_own(each):
-            yield from _attributes(each, inner, seen, depth + 1)
+        elif isinstance(each, _MANY) or _is_own(each):
+            yield from _inside(each, inner, seen, depth + 1)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Its entries, in their order, and its attributes. Those of a set have no order and no name."""
+    if isinstance(value, dict):
+        for key, each in list(cast("dict[Any, Any]", value).items())[:_MOST]:
+            name = told(key)
+            if name is not None:
+                yield f"[{name}]", each
+    elif isinstance(value, _ORDERED):
+        for number, each in enumerate(list(cast("list[Any]", value))[:_MOST]):
+            yield f"[{number}]", each
+    elif isinstance(value, AbstractSet):
+        texts = [told(each) for each in list(cast("AbstractSet[Any]", value))]
+        yield "[…]", sorted(text for text in texts if text is not None)[:_MOST]
+    for key, each in _fields(value).items():
+        yield f".{key}", each
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -94,6 +130,9 @@ def _fields(value: Any) -> dict[str, Any]:
         for key in (slots,) if isinstance(slots, str) else tuple(slots):
             if not key.startswith("__") and hasattr(value, key):
                 made[key] = getattr(value, key)
+        for key, each in cls.__dict__.items():
+            if isinstance(each, functools.cached_property):
+                made.pop(key, None)
     return made
 
 

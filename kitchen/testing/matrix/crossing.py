@@ -4,7 +4,8 @@ Rules:
 
 1. Everything is checked before anything runs. The workflow goes by its name in its module; config,
    adapters and decisions go as a pickle that our own child reads.
-2. The child has the `sys.path`, the arguments and the folder of this process. A module that is not
+2. The child has the `sys.path`, the arguments, the folder and the environment that this process had
+   before anything ran: what a run changes of them is gone with a process. A module that is not
    on the path here (pytest imports test modules by file) is had from its file there too, under its
    name here.
 """
@@ -35,6 +36,8 @@ class Parcel(NamedTuple):
     files: dict[str, str]
     main: Main | None
     subject: bytes
+    folder: str
+    environ: dict[str, str]
 
 
 class Named(NamedTuple):
@@ -75,7 +78,8 @@ def parcel_of(subject: Subject) -> Parcel:
         subject.decide,
     )
     text = _packed("what is run", sent, "define it at the top level of a module")
-    return Parcel(list(sys.path), list(sys.argv), _by_file(), _main(), text)
+    folder, environ = os.getcwd(), dict(os.environ)
+    return Parcel(list(sys.path), list(sys.argv), _by_file(), _main(), text, folder, environ)
 
 
 def _named(workflow: Workflow[Any, Any]) -> Named:
@@ -86,10 +90,13 @@ def _named(workflow: Workflow[Any, Any]) -> Named:
         found = getattr(found, part, None)
     same = isinstance(found, Workflow) and dict(found.bindings) == dict(workflow.bindings)
     if not same or (locator.module == "__main__" and _main() is None):
+        where = "at the top level of a module"
+        if "<locals>" in locator.qualname:
+            where = f"as a name of the module where its function is defined, {locator.module}"
         raise ArgumentError(
             f"a fresh process cannot find the workflow {workflow.name!r}: nothing of the name "
             f"{locator} leads to it",
-            hint=f"define it at the top level of a module{_HINT}",
+            hint=f"have it {where}{_HINT}",
         )
     return Named(locator.module, locator.qualname, workflow.fingerprint)
 

@@ -41,6 +41,7 @@ class How(TypedDict, total=False):
     clock: VirtualClock | None
     prepare: Callable[[], object] | None
     exclude: str | Iterable[str]
+    status: str
     decide: str | Mapping[str, Any] | None
 
 

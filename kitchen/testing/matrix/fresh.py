@@ -126,6 +126,8 @@ def _started(given: Path, parcel: Parcel) -> tuple[int | None, str]:
             stdout=said,
             stderr=subprocess.STDOUT,
             process_group=0,
+            cwd=parcel.folder,
+            env=parcel.environ,
         )
         code: int | None = None
         try:

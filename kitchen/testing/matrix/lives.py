@@ -7,11 +7,14 @@ Rules:
 2. How a run ended is in its log. What else comes out of a life is told as text: "" where the run has
    ended, `DIED` where it died as it was to, or else the error.
 3. Adapters that a function makes are made anew for each life, as a new process would.
-4. What effect="once" leaves undecided is decided as the caller said, "retry" unless they did.
+4. A life has a thread of its own, which is left behind where it takes longer than it may: nothing
+   can end what blocks it.
+5. What effect="once" leaves undecided is decided as the caller said, "retry" unless they did.
 """
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
 import threading
@@ -20,7 +23,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import anyio
 import msgspec
@@ -39,9 +42,16 @@ from kitchen.workflow.definition import Workflow
 if TYPE_CHECKING:
     from kitchen.testing.clock.clock import VirtualClock
 
+T = TypeVar("T")
+
 RUN = "matrix"
 DIED = "died"
 _ENDED = (RunError, RunCancelled, RunInterrupted)
+
+
+class StillAtWork(Exception):
+    """A life takes longer than it should."""
+
 
 Adapters: TypeAlias = "Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None"
 
@@ -163,24 +173,36 @@ def quiet() -> Generator[None]:
         logger.setLevel(level)
 
 
-def apart(work: Callable[[], Any]) -> Any:
+def apart(work: Callable[[], T]) -> T:
     """Do the work in this thread; in one of its own where this runs an event loop already."""
     try:
         check_no_loop("")
     except KitchenError:
-        done: list[Any] = []
-        failed: list[BaseException] = []
-
-        def in_thread() -> None:
-            try:
-                done.append(work())
-            except BaseException as error:  # raised again below
-                failed.append(error)
-
-        thread = threading.Thread(target=in_thread, name="kitchen-crash-matrix")
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0] from None
-        return done[0]
+        return _in_thread(None, work)
     return work()
+
+
+def within(seconds: float | None, work: Callable[[], T]) -> T:
+    """Do the work in a thread of its own, with the context variables of this one. Raises `StillAtWork`
+    after so many seconds, and leaves the thread behind."""
+    return _in_thread(seconds, partial(contextvars.copy_context().run, work))
+
+
+def _in_thread(seconds: float | None, work: Callable[[], T]) -> T:
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def in_thread() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=in_thread, daemon=True, name="kitchen-crash-matrix")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise StillAtWork
+    if failed:
+        raise failed[0] from None
+    return done[0]

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from kitchen.errors import KitchenError
 from kitchen.machine.events import spell
 from kitchen.testing.matrix.comparing import Difference, Outcome
-from kitchen.testing.matrix.lives import Subject
 from kitchen.testing.matrix.points import Point
 
 _MOST_CAUSES = 5
@@ -21,7 +20,8 @@ _LONGEST = 400
 
 
 class CrashMatrixFailed(KitchenError, AssertionError):
-    """A run that was killed and resumed differs from the whole run, or two whole runs differ.
+    """A run that was killed and resumed differs from the whole run, or two whole runs differ, or the
+    whole run did not end as it is to.
 
     `point`: the crash point, "" where nothing was killed. `difference`: the first, as text. `cause`:
     the likeliest. `place`: the stage where it arose, by path and visit.
@@ -35,8 +35,9 @@ class CrashMatrixFailed(KitchenError, AssertionError):
         difference: str = "",
         cause: str = "",
         place: str = "",
+        hint: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, hint=hint)
         self.point = point
         self.difference = difference
         self.cause = cause
@@ -56,9 +57,9 @@ class Cause(NamedTuple):
 @dataclass(frozen=True)
 class CrashReport:
     """How it went. `appends`: of the whole run. `points`: how many crash points in this process, and
-    `processes` in fresh ones, came out equal. `early`: how many runs among them had ended before
-    their point, as what runs side by side needs more appends or fewer. `status`: how the whole run
-    ended. `seconds`: what it all took.
+    `processes` in fresh ones, came out equal. `early`: how many runs more had ended before their
+    point, as what runs side by side needs more appends or fewer. `status`: how the whole run ended.
+    `seconds`: what it all took.
     """
 
     workflow: str
@@ -70,11 +71,11 @@ class CrashReport:
     seconds: float
 
     def __str__(self) -> str:
-        early = f", {self.early} of them had ended before" if self.early else ""
+        points = f"{self.points} point{'' if self.points == 1 else 's'}"
+        early = f"; {self.early} more had ended before theirs" if self.early else ""
         return (
             f"{self.workflow}: {self.status} after {self.appends} appends; the same after a crash at "
-            f"{self.points} points, and at {self.processes} in fresh processes{early} "
-            f"({self.seconds:.1f} s)"
+            f"{points}, and at {self.processes} in fresh processes{early} ({self.seconds:.1f} s)"
         )
 
 
@@ -83,19 +84,39 @@ def shown(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def ended_otherwise(workflow: str, whole: Outcome, status: str) -> CrashMatrixFailed:
+    """The failure that the whole run did not end as it is to, told."""
+    history = whole.history
+    where, failure = history.failed
+    ended = f"{history.status} at {where}" if where else history.status
+    why = whole.error
+    if failure is not None:
+        why = f"{failure.type}: {failure.message}"
+    told = f"{workflow}: the whole run {ended}" + (f": {shown(why)}" if why else "")
+    hint = 'a run that fails is what is tested? status="failed"' if status == "completed" else None
+    return CrashMatrixFailed(
+        f"{told}\n  Nobody killed it, and it is to end as {status!r}; nothing was compared",
+        difference=f"{ended}: {why}" if why else ended,
+        cause="the workflow itself",
+        place=where,
+        hint=hint,
+    )
+
+
 def failure_of(
-    subject: Subject,
+    name: str,
     outcome: Outcome,
     found: Difference,
     causes: Sequence[Cause],
     counts: str,
     title: str,
+    again: str,
 ) -> CrashMatrixFailed:
-    """The failure, told."""
+    """The failure of the workflow of this name, told. `again`: the call that finds it again."""
     point = outcome.point
     place = next((cause.place for cause in causes[:1] if cause.place), found.where)
     told = _told(found)
-    lines = [f"{subject.workflow.name}: {title}"]
+    lines = [f"{name}: {title}"]
     if point is not None:
         lines += [f"  killed:    {_crash(outcome, point)}"]
     lines += [f"  differs:   {told}", f"  arose in:  {place or 'the run as a whole'}"]
@@ -104,7 +125,7 @@ def failure_of(
     lines += ["  it can come from, the likeliest first:"]
     for number, cause in enumerate(causes[:_MOST_CAUSES], 1):
         lines += [f"    {number}. {cause.name}: {cause.text}"]
-    lines += [f"  again:     {_call(subject, point)}"]
+    lines += [f"  again:     {again}"]
     return CrashMatrixFailed(
         "\n".join(lines),
         point="" if point is None else str(point),
@@ -146,17 +167,3 @@ def _crash(outcome: Outcome, point: Point) -> str:
         f"{point.moment} append {crash.number}, at seq {crash.head + 1} ({events[0]}{more}), "
         f"{where}{again}"
     )
-
-
-def _call(subject: Subject, point: Point | None) -> str:
-    given = [subject.workflow.name]
-    if subject.config is not None:
-        given.append("config")
-    if subject.adapters is not None:
-        given.append("adapters=adapters")
-    if subject.seed:
-        given.append(f"seed={subject.seed}")
-    if subject.backend != "asyncio":
-        given.append(f"backend={subject.backend!r}")
-    given += ["points=1", "processes=0"] if point is None else [f'points=["{point}"]']
-    return f"crash_matrix({', '.join(given)})"

@@ -3,7 +3,7 @@
 Rules:
 
 1. Each trial has a store of its own, and `prepare` is called before it begins; not before a resume,
-   which finds the world as the crash has left it.
+   which finds the world as the crash has left it. One that hangs is told, and not gone on with.
 2. A trial of a fresh point has a fresh process for each life; any other is made in this process.
 """
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kitchen.adapters.event_store import in_memory, opened
 from kitchen.history.patterns import Patterns
 from kitchen.testing.matrix.comparing import Difference, Noise, Outcome, difference
 from kitchen.testing.matrix.fresh import Process
-from kitchen.testing.matrix.lives import DIED, Subject, has_ended, live
+from kitchen.testing.matrix.lives import DIED, StillAtWork, Subject, has_ended, live, within
 from kitchen.testing.matrix.points import Point, deaths
 from kitchen.testing.matrix.watching import Note
 
@@ -25,7 +26,8 @@ from kitchen.testing.matrix.watching import Note
 @dataclass
 class Trials:
     """Makes trials of one subject. `process`: where fresh processes are had, if anywhere.
-    `most`: how many appends a life may make, once that is known."""
+    `most`, `patience`: how many appends a life may make, and how many seconds it may take in this
+    process, once that is known."""
 
     subject: Subject
     patterns: Patterns
@@ -33,6 +35,7 @@ class Trials:
     process: Process | None = None
     noise: Noise = ()
     most: int = 0
+    patience: float | None = None
 
     def run(
         self,
@@ -61,9 +64,17 @@ class Trials:
                     notes.append((name, told))
 
                 made.lives.append(notes)
-                made.error = live(
-                    subject, store, tell, death=death, probing=probing, most=self.most
+                life = partial(
+                    live, subject, store, tell, death=death, probing=probing, most=self.most
                 )
+                try:
+                    made.error = within(self.patience, life)
+                except StillAtWork:
+                    made.error = (
+                        f"it was still at work after {self.patience:.0f} s, and is left behind"
+                    )
+                    made.hung = True
+                    break
                 if made.error != DIED:
                     break
                 made.error, made.died = "", True

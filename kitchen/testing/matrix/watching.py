@@ -5,7 +5,9 @@ Rules:
 1. The workflow that is run is the user's with some of its callables wrapped: same tree, same
    fingerprint, same locator. The wrappers give what they were given.
 2. What a resource holds is noted where its block ends, right before it is closed: of one that is a
-   context manager, before it is left. It counts once `ResourcesClosed` is in the log.
+   context manager, before it is left. It counts once `ResourcesClosed` is in the log; where the run
+   fails or a failure is handled, there too, unless chance has a part in what it holds: what was
+   stopped beside the failure, or by a time limit, may have come anywhere.
 3. `probing` notes more, for whoever looks for a cause: what every open resource holds at each append
    and when it has come back in a resume, and the items of loops each time they are asked for.
 4. A note is a name and plain data, so that one process can leave it for another.
@@ -24,7 +26,15 @@ from kitchen.runner.resources import is_stateful
 from kitchen.testing.fakes.faults import SimulatedCrash
 from kitchen.testing.matrix.contents import contents
 from kitchen.workflow.definition import Workflow
-from kitchen.workflow.ir import LoopNode, ParallelOverNode, ResourceNode, StreamLoopNode, walk
+from kitchen.workflow.ir import (
+    AsyncLoopNode,
+    LoopNode,
+    ParallelNode,
+    ParallelOverNode,
+    ResourceNode,
+    StreamLoopNode,
+    walk,
+)
 
 Note: TypeAlias = tuple[str, Any]
 Tell: TypeAlias = Callable[[str, Any], None]
@@ -48,11 +58,14 @@ class Watch:
         self._keys: dict[str, Key] = {}
         self._asks: dict[Key, int] = {}
         self._appends = 0
+        self._beside: tuple[str, ...] = ()
 
     def wrapped(self, workflow: Workflow[Any, Any]) -> Workflow[Any, Any]:
         """The workflow, watched."""
         bindings = dict(workflow.bindings)
         for path, node in walk(workflow.ir):
+            if isinstance(node, ParallelNode | ParallelOverNode | AsyncLoopNode):
+                self._beside += (f"{path}/",)
             if isinstance(node, ResourceNode):
                 bindings[path] = _Wrapped(bindings[path], self._made, self._awaited)
             elif self._probing and isinstance(node, LoopNode | StreamLoopNode | ParallelOverNode):
@@ -66,6 +79,8 @@ class Watch:
         for event in events:
             if event.type in ("ResourceOpened", "ResourceRestored", "ResourcesClosed"):
                 self._resource(event)
+            elif event.type in ("RunFailed", "FailureHandled"):
+                self._failed(event)
         if self._probing:
             self.tell("held", (head + len(events), self._held()))
 
@@ -79,6 +94,26 @@ class Watch:
         self._keys[fact.name] = key
         if event.type == "ResourceRestored" and self._probing and key in self._objects:
             self.tell("returned", (fact.name, self._look(key)))
+
+    def _failed(self, event: NewEvent) -> None:
+        """Note what the failure leaves behind: the resources of the blocks around it."""
+        fact: Any = from_json(event.type, event.payload)
+        if fact.failure is not None and fact.failure.type == "StageTimeout":
+            return
+        if event.type == "FailureHandled":
+            names = () if self._beside else fact.closed
+        else:
+            names = [name for name, key in self._keys.items() if self._holds(key, event)]
+        for name in list(names):
+            self._closed(name)
+
+    def _holds(self, key: Key, event: NewEvent) -> bool:
+        """Whether a resource is of a block around a place, and all in it one behind another."""
+        path, visit = key
+        block = path.rpartition("/")[0]
+        inside = not block or f"{event.path}/".startswith(f"{block}/")
+        apart = all(path.startswith(each) for each in self._beside if event.path.startswith(each))
+        return inside and apart and event.visit[: len(visit)] == visit
 
     def _closed(self, name: str) -> None:
         key = self._keys.pop(name, None)
@@ -201,8 +236,7 @@ class _Managed:
         return value
 
     def __exit__(self, *told: Any) -> Any:
-        if told[0] is None:
-            self._watch.leaving(self._key)
+        self._watch.leaving(self._key)
         return self._made.__exit__(*told)
 
 
@@ -218,8 +252,7 @@ class _AsyncManaged(_Managed):
         return value
 
     async def __aexit__(self, *told: Any) -> Any:
-        if told[0] is None:
-            self._watch.leaving(self._key)
+        self._watch.leaving(self._key)
         return await self._made.__aexit__(*told)
 
 

@@ -1,0 +1,44 @@
+"""What tests give to run a workflow: adapters, and a clock.
+
+Rule: what cannot be used is refused before anything runs, in the words of its argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
+
+from kitchen.errors import ArgumentError
+
+Adapters: TypeAlias = "Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None"
+"""Adapters by name, or a function of no arguments that makes them; None: the workflow's own."""
+
+
+def adapters_of(given: object) -> Mapping[str, Any] | None:
+    """The adapters themselves, made now where a function makes them.
+
+    Raises `ArgumentError`, and what the function raises.
+    """
+    if given is None or isinstance(given, Mapping):
+        return cast("Mapping[str, Any] | None", given)
+    told = f"not {given!r}"
+    if callable(given):
+        made = given()
+        if isinstance(made, Mapping):
+            return cast("Mapping[str, Any]", made)
+        told = f"and {given!r} gave {made!r}"
+    raise ArgumentError(
+        f"adapters= is a mapping, or a function of no arguments that makes one, {told}",
+        hint='adapters={"registry": …}',
+    )
+
+
+def check_clock(clock: object) -> None:
+    """Raises `ArgumentError` for what is no `VirtualClock`; None is real time."""
+    from kitchen.testing.clock.clock import VirtualClock
+
+    if clock is not None and not isinstance(clock, VirtualClock):
+        raise ArgumentError(
+            f"clock= is a VirtualClock, not {clock!r}",
+            hint="clock=virtual_clock, the fixture of that name",
+        )
