@@ -1,11 +1,17 @@
 """What all tests share.
 
-Rules: a test marked `anyio` runs on both event loops, as the runner must.
+Rules: a test marked `anyio` runs on both event loops, as the runner must. What the tests start hears
+Ctrl-C, also where a shell has put them into the background, which has its jobs ignore it.
 """
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

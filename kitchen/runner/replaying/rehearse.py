@@ -44,7 +44,6 @@ from kitchen.workflow.definition import Workflow
 
 _logger = logging.getLogger("kitchen.run")
 
-AWAKE_SECONDS = 0.5
 PATIENCE = 5.0  # seconds for a thread to end when the replay is stopped
 YIELD_SECONDS = 0.02
 
@@ -149,7 +148,6 @@ class _Rehearsal:
 
         async def all_of_it(beside: TaskGroup) -> None:
             crew = Crew(beside, self._performer.perform)
-            crew.host(_stay_awake)
             self._scope.live.hosts = beside
             self._performer.feeding.host = crew.host
             executing = Executing(
@@ -204,10 +202,3 @@ class _Rehearsal:
         except KitchenError:
             _logger.exception("replay of %s: a resource could not be closed", self._scope.run_id)
         self._performer.calls.threads.end()
-
-
-async def _stay_awake() -> None:
-    """Have Ctrl-C noticed: a signal may be given to another thread, and an event loop that waits for
-    nothing but that sleeps on."""
-    while True:  # noqa: ASYNC110  (there is no event: it is for the waking alone)
-        await anyio.sleep(AWAKE_SECONDS)
