@@ -4,7 +4,8 @@ Rules:
 
 1. Compared are: how the run ended, items and decisions, state, metrics and checkpoints by path and
    visit, the state at the end to the bit, and what resources held when they were closed. Addresses
-   and temporary folders in the message of a failure are not: they are others each time.
+   and temporary folders in the message of a failure are not: they are others each time. Nor is how
+   often a stage was tried.
 2. One difference is told, the first in the order of the program; a failure that the whole run did
    not have comes before all.
 3. What was excluded is not compared. Neither is what already differed between two whole runs among
@@ -202,6 +203,10 @@ def _differences(
         for each in known:
             kind = _PATTERNED.get(each.kind)
             if each.kind == "outcome" and _plain(each.a) == _plain(each.b):
+                continue
+            if (
+                each.kind == "attempts"
+            ):  # of two branches that fail, who is first takes the other back
                 continue
             if patterns.shows(path) and (kind is None or patterns.tells(kind, each.key)):
                 where = spell(path, each.visit, whole.history.loops.get(path))
