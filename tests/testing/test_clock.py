@@ -13,7 +13,9 @@ import pytest
 
 import kitchen
 from kitchen.errors import ArgumentError, KitchenError, StaleContext
+from kitchen.runner.threads import in_own_thread, waker
 from kitchen.testing import FakeEventStore, SimulatedCrash, VirtualClock
+from kitchen.testing.clock.sleeping import Sleeper
 from store import MemoryStore
 
 HOUR = 3600.0
@@ -286,6 +288,51 @@ def test_a_stream_is_pulled_beside_the_body(sync: bool, on: Kitchen) -> None:
     on.run(streaming)
     # The source is ahead: it waits for room, and holds nobody up.
     assert on.told == ["item 0 1.0", "item 1 4.0", "item 2 7.0", "item 3 10.0"]
+
+
+def test_who_was_told_something_by_a_thread_that_then_sleeps_goes_first(
+    on: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late the event loop comes to it: here it is held up until the thread is asleep."""
+    asleep = threading.Event()
+
+    class Told(Sleeper):
+        def __init__(self, due: float, work: Any) -> None:
+            super().__init__(due, work)
+            self.woken = Woken()
+
+    class Woken(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asleep.set()
+            return super().wait(timeout)
+
+    monkeypatch.setattr("kitchen.testing.clock.clock.Sleeper", Told)
+
+    async def main() -> None:
+        told, wake, may = anyio.Event(), waker(), threading.Event()
+
+        def work() -> None:
+            assert may.wait(60)
+            wake(told.set)
+            on.clock.sleep(HOUR)
+
+        async def hear() -> None:
+            await told.wait()
+            on.tell("heard")
+
+        def hold_up() -> None:
+            may.set()
+            assert asleep.wait(60)
+
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(hear)
+            beside.start_soon(in_own_thread, work)
+            await anyio.wait_all_tasks_blocked()
+            hold_up()
+        on.tell("over")
+
+    on.on_clock(main)
+    assert on.told == ["heard 0.0", "over 1.0"]
 
 
 def test_a_source_that_is_slow_to_close_is_waited_for(on: Kitchen) -> None:

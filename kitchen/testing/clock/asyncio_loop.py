@@ -23,7 +23,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
         super().__init__(_Selector(clock))
-        self._outside = LoopTime(clock, lambda: self.call_soon_threadsafe(_nothing))
+        self._outside = LoopTime(clock, self.call_soon_threadsafe)
 
     def time(self) -> float:
         """The clock's time."""
@@ -104,7 +104,3 @@ def _as_awaited(awaited: Awaited, func: Callable[..., Any], args: tuple[Any, ...
         return func(*args)
     finally:
         HERE.work = None
-
-
-def _nothing() -> None:
-    pass

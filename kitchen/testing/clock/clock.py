@@ -96,7 +96,7 @@ class VirtualClock:
                 )
             sleeper = Sleeper(self.now() + seconds, work)
             self._sleepers.append(sleeper)
-        loop.wake()
+        loop.call(sleeper.heard)
         sleeper.woken.wait()
         if sleeper.lost:
             raise _left_behind()
@@ -108,7 +108,7 @@ class VirtualClock:
             self._skipped += seconds
             loop = self._loop
         if loop is not None:
-            loop.wake()
+            loop.call(_nothing)
 
     @contextmanager
     def outside(self) -> Generator[None]:
@@ -181,7 +181,7 @@ class VirtualClock:
             self._drop_lost()
             due = math.inf if timeout is None else now + timeout
             due = min(due, *(sleeper.due for sleeper in self._sleepers), math.inf)
-            asleep = {each.work for each in self._sleepers if each.is_counted_by(loop)}
+            asleep = {each.work for each in self._sleepers if each.is_asleep_in(loop)}
             jumps = loop.count <= len(asleep) and due < math.inf
             if jumps:
                 self._skipped += max(due - now, 0.0)
@@ -217,6 +217,10 @@ def _check(seconds: object) -> None:
     ):
         return
     raise ArgumentError(f"expected seconds, from 0 on, got {seconds!r}")
+
+
+def _nothing() -> None:
+    """For who only wants the event loop to ask the clock again."""
 
 
 def _left_behind() -> StaleContext:

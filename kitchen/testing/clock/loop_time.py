@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kitchen.runner.outside import HERE, Outside
+from kitchen.runner.threads import Wake
 
 if TYPE_CHECKING:
     from kitchen.testing.clock.clock import VirtualClock
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 class LoopTime(Outside):
     """One event loop on a virtual clock.
 
-    `wake` makes the event loop ask the clock again, from any thread.
+    `wake` has the event loop call something, from any thread, in the order in which it was told.
     """
 
     watched = True
 
-    def __init__(self, clock: VirtualClock, wake: Callable[[], object]) -> None:
+    def __init__(self, clock: VirtualClock, wake: Wake) -> None:
         super().__init__()
         self._clock = clock
         self._wake = wake
@@ -51,10 +52,10 @@ class LoopTime(Outside):
         HERE.outside = self._before
         self._clock.stopped()
 
-    def wake(self) -> None:
-        """Have the event loop ask the clock again."""
+    def call(self, what: Callable[[], None]) -> None:
+        """Have the event loop call this, behind what it was told before, and ask the clock again."""
         with suppress(RuntimeError):  # it has ended meanwhile, and who sleeps was told so
-            self._wake()
+            self._wake(what)
 
     async def pause(self, seconds: float) -> None:
         """Until the clock says that it is so late, or later: it does not jump for this."""

@@ -33,7 +33,7 @@ class _Time(trio.abc.Clock, trio.abc.Instrument):
     def start_clock(self) -> None:
         """The event loop begins."""
         token = trio.lowlevel.current_trio_token()
-        outside = LoopTime(self._clock, lambda: token.run_sync_soon(_nothing))
+        outside = LoopTime(self._clock, token.run_sync_soon)
         outside.begin()
         self._outside = outside
 
@@ -51,7 +51,3 @@ class _Time(trio.abc.Clock, trio.abc.Instrument):
         timeout = None if deadline == math.inf else max(deadline - self._clock.now(), 0.0)
         seconds = self._clock.wait(timeout)
         return math.inf if seconds is None else seconds
-
-
-def _nothing() -> None:
-    pass
