@@ -20,7 +20,7 @@ from typing import Any
 from kitchen.errors import ArgumentError
 from kitchen.history.history import History
 from kitchen.history.patterns import EVERYTHING, Patterns
-from kitchen.history.trace import CHANGES, LEVELS, Hide
+from kitchen.history.trace import CHANGES, Hide, check_level
 from kitchen.log.reader import fact_of
 
 FOLDER = "__golden__"
@@ -45,10 +45,7 @@ class Telling:
     life: bool = False
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise ArgumentError(
-                f"there is no level {self.level!r} of a trace", hint=f"one of: {', '.join(LEVELS)}"
-            )
+        check_level(self.level)
         if self.round is not None and (type(self.round) is not int or not 1 <= self.round <= 17):
             raise ArgumentError(
                 f"round= is a number of significant digits from 1 to 17, or None: not {self.round!r}"

@@ -36,6 +36,14 @@ CHANGES = ("StatePut", "StateDeleted", "StateAppended", "StateIncremented", "Sta
 Hide = Callable[[str], str]
 
 
+def check_level(level: str) -> None:
+    """Raises `ArgumentError` for a level that there is not."""
+    if level not in LEVELS:
+        raise ArgumentError(
+            f"there is no level {level!r} of a trace", hint=f"one of: {', '.join(LEVELS)}"
+        )
+
+
 class Teller:
     """Tells places. `loops`: the paths of the loops around each node. `hide` is given each text of a
     value, and of a failure; what it gives back is told."""
@@ -51,10 +59,7 @@ class Teller:
         hide: Hide | None = None,
     ) -> None:
         """Raises `ArgumentError` for a level that there is not."""
-        if level not in LEVELS:
-            raise ArgumentError(
-                f"there is no level {level!r} of a trace", hint=f"one of: {', '.join(LEVELS)}"
-            )
+        check_level(level)
         self._level = level
         self._loops = loops
         self._digits = digits

@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 
 from kitchen.machine.commands import Command
 from kitchen.machine.events import Address
+from kitchen.runner.failure import ends_process
 from kitchen.runner.outcome import Performed
 
 _Key: TypeAlias = tuple[type[Any], Address, Address | None]
@@ -167,7 +168,6 @@ async def bare(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
 def _end_of_process(failed: BaseException) -> BaseException | None:
     """What is to end the process, in groups of the user's."""
     if not isinstance(failed, BaseExceptionGroup):
-        ends = not isinstance(failed, (Exception, anyio.get_cancelled_exc_class()))
-        return failed if ends else None
+        return failed if ends_process(failed) else None
     group = cast("BaseExceptionGroup[BaseException]", failed)
     return next(filter(None, map(_end_of_process, group.exceptions)), None)

@@ -73,6 +73,11 @@ def being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def ends_process(error: BaseException) -> bool:
+    """Whether it is neither an error nor a cancellation, but the end: `SystemExit`, Ctrl-C."""
+    return not isinstance(error, (Exception, anyio.get_cancelled_exc_class()))
+
+
 async def balanced(work: Awaitable[Any]) -> Any:
     """Await user code; what it left of its own cancellations is taken back.
 

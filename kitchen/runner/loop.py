@@ -44,7 +44,7 @@ from kitchen.machine.state import ACTIVE
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import cancelling
 from kitchen.runner.crew import Crew, bare
-from kitchen.runner.failure import being_cancelled
+from kitchen.runner.failure import being_cancelled, ends_process
 from kitchen.runner.leaving import Leaving
 from kitchen.runner.limits import TimeLimits
 from kitchen.runner.observing import Observers
@@ -148,7 +148,7 @@ class Execution:
             try:
                 await self._perform_all(begin)
             except BaseException as error:
-                self._dying = not isinstance(error, (Exception, anyio.get_cancelled_exc_class()))
+                self._dying = ends_process(error)
                 await self._end()
                 raise
             await self._end()

@@ -19,15 +19,23 @@ def adapters_of(given: object) -> Mapping[str, Any] | None:
 
     Raises `ArgumentError`, and what the function raises.
     """
-    if given is None or isinstance(given, Mapping):
+    check_adapters(given)
+    if not callable(given):
         return cast("Mapping[str, Any] | None", given)
-    told = f"not {given!r}"
-    if callable(given):
-        made = given()
-        if isinstance(made, Mapping):
-            return cast("Mapping[str, Any]", made)
-        told = f"and {given!r} gave {made!r}"
-    raise ArgumentError(
+    made = given()
+    if not isinstance(made, Mapping):
+        raise _no_adapters(f"and {given!r} gave {made!r}")
+    return cast("Mapping[str, Any]", made)
+
+
+def check_adapters(given: object) -> None:
+    """Raises `ArgumentError` for what is no mapping and cannot make one."""
+    if not (given is None or isinstance(given, Mapping) or callable(given)):
+        raise _no_adapters(f"not {given!r}")
+
+
+def _no_adapters(told: str) -> ArgumentError:
+    return ArgumentError(
         f"adapters= is a mapping, or a function of no arguments that makes one, {told}",
         hint='adapters={"registry": …}',
     )

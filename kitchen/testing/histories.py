@@ -28,12 +28,12 @@ from kitchen.errors import ArgumentError, KitchenError, NotResumable
 from kitchen.history.history import History, status_of
 from kitchen.runner.locate import workflow_at
 from kitchen.runner.planning import Checked, checked
+from kitchen.testing.plugin import MARK
 from kitchen.workflow.definition import Workflow
 
 if TYPE_CHECKING:
     from kitchen.ports.event_store import EventStore
 
-MARK = "kitchen_histories"
 FIXTURE = "recorded_run"
 _OVER = ("completed", "cancelled")
 

@@ -1,18 +1,16 @@
 """What is told while a test waits in real time for the next attempt of a stage.
 
-Rules: it is told at once, past what pytest captures, as who waits has nothing else to look at; not
-by workers of xdist, which have no terminal; and waits of some seconds are not worth a word.
+Rules: it is told at once, past what pytest captures, as who waits has nothing else to look at; waits
+of some seconds are not worth a word.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kitchen.machine.events import RetryScheduled
+from kitchen.testing.terminal import terminal
 
 if TYPE_CHECKING:
     import pytest
@@ -42,9 +40,6 @@ class LongWaits:
         """Nothing to tell."""
 
     def _tell(self, text: str) -> None:
-        if os.environ.get("PYTEST_XDIST_WORKER"):
-            return
-        capturing: Any = self._config.pluginmanager.getplugin("capturemanager")
-        with capturing.global_and_fixture_disabled() if capturing else nullcontext():
-            if sys.__stderr__ is not None:
-                print(f"\n{text}", file=sys.__stderr__, flush=True)
+        with terminal(self._config) as stream:
+            if stream is not None:
+                print(f"\n{text}", file=stream, flush=True)

@@ -190,7 +190,8 @@ def faulty(
         …
         assert faults.calls["push"] == 2
 
-    It is neither copied nor pickled: a `TypeError`, as the calls of one object are counted. Raises `ArgumentError`, also for a method that `thing` does not have.
+    It is neither copied nor pickled: a `TypeError`, as the calls of one object are counted. Raises
+    `ArgumentError`, also for a method that `thing` does not have.
     """
     from kitchen.testing.fakes.proxy import proxy
 

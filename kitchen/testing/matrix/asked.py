@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 from kitchen.errors import ArgumentError
 from kitchen.history.patterns import Patterns, patterns
-from kitchen.testing.matrix.lives import Adapters
+from kitchen.runner.declared import suggest
+from kitchen.testing.given import Adapters, check_adapters, check_clock
+from kitchen.testing.matrix.lives import path_of
 from kitchen.workflow.ir import ResourceNode, StageNode, WorkflowIR, walk
 
 if TYPE_CHECKING:
@@ -61,24 +62,12 @@ class Asked:
         return told
 
     def _check_kinds(self) -> None:
-        from kitchen.testing.clock.clock import VirtualClock
-
         if self.backend not in ("asyncio", "trio"):
             raise ArgumentError(f'backend= is "asyncio" or "trio", not {self.backend!r}')
         if self.status not in ("completed", "failed"):
             raise ArgumentError(f'status= is "completed" or "failed", not {self.status!r}')
-        if not (
-            self.adapters is None or isinstance(self.adapters, Mapping) or callable(self.adapters)
-        ):
-            raise ArgumentError(
-                f"adapters= is a mapping, or a function that makes one, not {self.adapters!r}"
-            )
-        clock: Any = cast("Any", self.clock)
-        if not (clock is None or isinstance(clock, VirtualClock)):
-            raise ArgumentError(
-                f"clock= is a VirtualClock, not {clock!r}",
-                hint="the fixture virtual_clock, or kitchen.testing.VirtualClock()",
-            )
+        check_adapters(self.adapters)
+        check_clock(self.clock)
         if not (self.prepare is None or callable(self.prepare)):
             raise ArgumentError(f"prepare= is a function of no arguments, not {self.prepare!r}")
         if not (self.decide in (None, "retry", "skip") or isinstance(self.decide, Mapping)):
@@ -111,7 +100,7 @@ def _check_resource(pattern: str, names: Sequence[str]) -> None:
 
 
 def _check_effect(name: str, known: Sequence[str]) -> None:
-    path = "/".join(part.partition("[")[0] for part in str(name).split("/"))
+    path = path_of(str(name))
     if path not in known:
         raise ArgumentError(
             f'decide= names {name!r}, which is no stage with effect="once"',
@@ -120,10 +109,7 @@ def _check_effect(name: str, known: Sequence[str]) -> None:
 
 
 def _suggested(name: str, known: Sequence[str], what: str) -> str:
-    near = get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"there are: {', '.join(known)}" if known else f"the workflow has no {what}"
+    return suggest(name, known) if known else f"the workflow has no {what}"
 
 
 def _shown(name: str, value: Any) -> str:

@@ -1,25 +1,24 @@
 """The fixture `crash_matrix`: the function of that name, with a progress bar where somebody looks on.
 
-Rules: the bar is drawn on a terminal only, past what pytest captures, by whoever owns the terminal
-(no worker of xdist), once it has taken a while; and it is wiped out at the end.
+Rules: the bar is drawn on a terminal only, by whoever owns it, once it has taken a while; and it is
+wiped out at the end.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kitchen.errors import KitchenError
-from kitchen.testing.matrix.lives import Adapters
+from kitchen.testing.given import Adapters
 from kitchen.testing.matrix.matrix import crash_matrix
 from kitchen.testing.matrix.report import CrashReport
+from kitchen.testing.terminal import terminal
 from kitchen.workflow.definition import Workflow
 
 if TYPE_CHECKING:
@@ -66,28 +65,23 @@ class CrashMatrix:
     @contextmanager
     def _bar(self, title: str) -> Generator[Callable[[int, int, str], None] | None]:
         """What tells how far it is; None where nobody would see it."""
-        if (
-            os.environ.get("PYTEST_XDIST_WORKER")
-            or not sys.__stderr__
-            or not sys.__stderr__.isatty()
-        ):
-            yield None
-            return
-        capturing: Any = self._config.pluginmanager.getplugin("capturemanager")
-        console = Console(file=sys.__stderr__)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        task = bar.add_task(title)
-        began, shown = time.monotonic(), False
+        with terminal(self._config, interactive=True) as stream:
+            if stream is None:
+                yield None
+                return
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+            console = Console(file=stream)
+            bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            task = bar.add_task(title)
+            began, shown = time.monotonic(), False
 
-        def tell(done: int, total: int, what: str) -> None:
-            nonlocal shown
-            if not shown and time.monotonic() - began > _PATIENCE:
-                shown = True
-                bar.start()
-            bar.update(task, completed=done, total=total, description=f"{title}: {what}")
+            def tell(done: int, total: int, what: str) -> None:
+                nonlocal shown
+                if not shown and time.monotonic() - began > _PATIENCE:
+                    shown = True
+                    bar.start()
+                bar.update(task, completed=done, total=total, description=f"{title}: {what}")
 
-        with capturing.global_and_fixture_disabled() if capturing else nullcontext():
             try:
                 yield tell
             finally:

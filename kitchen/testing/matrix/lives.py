@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import msgspec
@@ -36,6 +36,7 @@ from kitchen.ports.event_store import EventStore
 from kitchen.runner.planning import ResumePlan
 from kitchen.testing.fakes.event_store import FakeEventStore
 from kitchen.testing.fakes.faults import SimulatedCrash
+from kitchen.testing.given import Adapters
 from kitchen.testing.matrix.watching import Endless, Tell, Watch, WatchedStore
 from kitchen.workflow.definition import Workflow
 
@@ -51,9 +52,6 @@ _ENDED = (RunError, RunCancelled, RunInterrupted)
 
 class StillAtWork(Exception):
     """A life takes longer than it should."""
-
-
-Adapters: TypeAlias = "Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +143,12 @@ def _decisions(said: Any, store: EventStore) -> dict[str, Any]:
     if not isinstance(said, Mapping):
         return dict.fromkeys(names, "retry" if said is None else said)
     known = cast("Mapping[str, Any]", said)
-    paths = {name: "/".join(part.partition("[")[0] for part in name.split("/")) for name in names}
-    return {name: known.get(name, known.get(path, "retry")) for name, path in paths.items()}
+    return {name: known.get(name, known.get(path_of(name), "retry")) for name in names}
+
+
+def path_of(name: str) -> str:
+    """The path of the node that is named with its visit: `epochs/train` of `epochs[2]/train`."""
+    return "/".join(part.partition("[")[0] for part in name.split("/"))
 
 
 def _seeded(workflow: Workflow[Any, Any]) -> Workflow[Any, Any]:

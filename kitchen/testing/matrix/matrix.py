@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kitchen.api.running import check_workflow
 from kitchen.errors import ArgumentError
+from kitchen.testing.given import Adapters
 from kitchen.testing.matrix.asked import Asked
 from kitchen.testing.matrix.comparing import Difference, Outcome, noise_of
 from kitchen.testing.matrix.crossing import parcel_of
 from kitchen.testing.matrix.diagnosing import Case, causes_of
 from kitchen.testing.matrix.fresh import Process
-from kitchen.testing.matrix.lives import Adapters, Subject, apart, quiet
+from kitchen.testing.matrix.lives import Subject, apart, quiet
 from kitchen.testing.matrix.points import Point, check_points, chosen, in_processes
 from kitchen.testing.matrix.report import CrashReport, ended_otherwise, failure_of
 from kitchen.testing.matrix.trials import Trials
@@ -69,10 +70,11 @@ def crash_matrix(
 
     `points`: "all" that there are (before and after each append), at most so many, spread evenly, or
     a list of those that a report has named. `processes`: so many more die by SIGKILL in processes of
-    their own. `status`: how the whole run is to end, "completed" or "failed". `adapters`: a mapping, or a function that makes them anew for each run and resume.
-    `prepare` puts the world outside back before each run. `exclude`: what is not compared: paths,
-    "state.KEY", "metric.NAME", "resource.NAME", with `*`. `decide`: what is said of effects that a
-    crash leaves undecided, "retry" unless given; as in `resume`. `clock`: skips what runs would wait.
+    their own. `status`: how the whole run is to end, "completed" or "failed". `adapters`: a mapping,
+    or a function that makes them anew for each run and resume. `prepare` puts the world outside back
+    before each run. `exclude`: what is not compared: paths, "state.KEY", "metric.NAME",
+    "resource.NAME", with `*`. `decide`: what is said of effects that a crash leaves undecided,
+    "retry" unless given; as in `resume`. `clock`: skips what runs would wait.
 
     Raises `CrashMatrixFailed` where something differs or the whole run ends otherwise;
     `ArgumentError` before anything runs, or where a listed point is not come to.

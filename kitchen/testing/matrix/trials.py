@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -88,6 +88,4 @@ class Trials:
 
 
 def _with(subject: Subject, *, seeded: bool) -> Subject:
-    from dataclasses import replace
-
     return replace(subject, seeded=seeded) if seeded else subject
