@@ -19,6 +19,7 @@ The tree::
     │   ├── UnencodableValue                  a value that would not come back exactly
     │   └── FrozenValue                       a value read from state changed in place
     ├── UnknownKey (KeyError, AttributeError) no such state key, option or config field
+    ├── UnknownAdapter (KeyError)             the run has no such adapter
     ├── UnknownResource (KeyError)            no such resource is open here
     ├── StaleContext (RuntimeError)           a ctx used after its attempt ended
     ├── Fatal (RuntimeError)                  raised by a stage: do not try again
@@ -105,6 +106,10 @@ class FrozenValue(StateError):
 
 class UnknownKey(KitchenError, KeyError, AttributeError):
     """No such key in the state, the config or the options."""
+
+
+class UnknownAdapter(KitchenError, KeyError):
+    """The run was given no adapter of that name, and its workflow makes none."""
 
 
 class UnknownResource(KitchenError, KeyError):

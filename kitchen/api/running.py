@@ -38,6 +38,7 @@ from kitchen.runner import cancelling, start
 from kitchen.runner.edits import Edits
 from kitchen.runner.locate import recorded_workflow, workflow_at
 from kitchen.runner.planning import ResumePlan
+from kitchen.runner.randomness import whole
 from kitchen.runner.resume import LIFE
 from kitchen.runner.stopping import GRACE
 from kitchen.runner.workers.messages import check_not_importing
@@ -74,6 +75,7 @@ async def run_async(
     if if_exists not in ("error", "resume"):
         raise ArgumentError(f'if_exists is "error" or "resume", not {if_exists!r}')
     _durability(durability)
+    seed = whole(seed)
     start.check_rank()
     check_not_importing()
     with opened(store, durability=durability) as events:

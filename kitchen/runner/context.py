@@ -119,7 +119,8 @@ class Context(Generic[ConfigT, StateT]):
 
     @property
     def adapters(self) -> Mapping[str, Any]:
-        """What `run(adapters=…)` or the workflow's provider gave, by port."""
+        """What `run(adapters=…)` or the workflow's provider gave, by name, to be read. A name that
+        is not there raises `UnknownAdapter`."""
         return self._scope.adapters
 
     @property

@@ -27,10 +27,10 @@ NESTED = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
 _NUMBERS = (int, float, bool, complex)
 
 
-def suggest(name: str, known: Any) -> str:
-    """The near matches of a name, or what there is."""
+def suggest(name: object, known: Any) -> str:
+    """The near matches of what was given as a name, or what there is."""
     names = [str(key) for key in known]
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(str(name), names, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"there are: {', '.join(names) or 'none'}"

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
@@ -21,6 +21,7 @@ from kitchen.machine.events import NOTHING, RunEdited, RunStarted
 from kitchen.machine.state import State
 from kitchen.runner import config as configs
 from kitchen.runner.declared import fit, state_fields, suggest
+from kitchen.runner.randomness import whole
 from kitchen.runner.scope import loop_variables
 from kitchen.workflow.definition import Workflow
 
@@ -100,7 +101,8 @@ def edit(
     """
     if not edits:
         return None
-    seed = None if edits.seed == started.seed else _seed(edits.seed)
+    seed = None if edits.seed is None else whole(edits.seed)
+    seed = None if seed == started.seed else seed
     config = NOTHING  # this very object, which is left out of the log
     if edits.config:
         declared = None if workflow is None else workflow.config_type
@@ -117,12 +119,6 @@ def edit(
     if seed is None and config is NOTHING and not changes:
         return None
     return RunEdited(config, seed, changes)
-
-
-def _seed(seed: Any) -> int | None:
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise ArgumentError(f"a seed is a whole number, not {cast('object', seed)!r}")
-    return seed
 
 
 def _check_keys(changes: Mapping[str, Any], state: State) -> None:

@@ -7,15 +7,29 @@ and behind every rewind. Different addresses give independent streams (SHA-256 i
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
+from kitchen.errors import ArgumentError
 from kitchen.machine.events import Address
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def whole(seed: object) -> int:
+    """The seed as a log has it. Raises `ArgumentError` for what is no whole number."""
+    if not isinstance(seed, bool):
+        try:
+            return operator.index(cast("SupportsIndex", seed))
+        except TypeError:
+            pass
+    raise ArgumentError(
+        f"a seed is a whole number, not {seed!r}", hint="seed=0 is what holds without"
+    )
 
 
 def derive(seed: int, address: Address) -> int:

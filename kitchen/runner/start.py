@@ -33,6 +33,7 @@ from kitchen.ports.event_store import EventStore
 from kitchen.ports.observer import RunObserver
 from kitchen.runner import cancelling, checkpoint
 from kitchen.runner import config as configs
+from kitchen.runner.adapters import adapters_of
 from kitchen.runner.deciding import decisions
 from kitchen.runner.declared import field_names, initial_state, state_fields
 from kitchen.runner.edits import Edits
@@ -236,7 +237,6 @@ def _check_workers(workflow: Workflow[Any, Any], config: Any) -> None:
 def _scope(
     workflow: Workflow[Any, Any], journal: Journal, config: Any, seed: int, options: Options
 ) -> Scope:
-    adapters = options.adapters
     types = [t for t in (workflow.state_type,) if t is not None]
     reserved = loop_variables(journal.program.loops)
     return Scope(
@@ -246,7 +246,7 @@ def _scope(
         pristine=copy.deepcopy(config),
         codec=Codec.for_types(*types),
         seed=seed,
-        adapters=workflow.adapters_for(config) if adapters is None else adapters,
+        adapters=adapters_of(workflow, config, options.adapters),
         live=LiveResources(),
         fields=state_fields(workflow.state_type, reserved),
         reserved=reserved,

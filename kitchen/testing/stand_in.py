@@ -29,9 +29,11 @@ from kitchen.machine.events import Address, StatePut
 from kitchen.machine.state import Cell, Control, Core, Feed, Made, ResourceState, State
 from kitchen.runner import config as configs
 from kitchen.runner import items as recording
+from kitchen.runner.adapters import adapters_of
 from kitchen.runner.attempt import Attempt
 from kitchen.runner.context import Context
 from kitchen.runner.declared import field_names, initial_state, state_fields, suggest
+from kitchen.runner.randomness import whole
 from kitchen.runner.resources import Live, LiveResources
 from kitchen.runner.scope import Scope, loop_variables
 from kitchen.testing.recorded import OpenAttempt
@@ -94,8 +96,8 @@ def stand_in(workflow: Workflow[Any, Any] | None, given: Given) -> StandIn:
         config=config,
         pristine=copy.deepcopy(config),
         codec=Codec.for_types(*(t for t in (code.state_type,) if t is not None)),
-        seed=given.seed,
-        adapters=code.adapters_for(config) if given.adapters is None else given.adapters,
+        seed=whole(given.seed),
+        adapters=adapters_of(code, config, given.adapters),
         live=live,
         fields=state_fields(code.state_type, reserved),
         reserved=reserved,

@@ -90,7 +90,7 @@ class WorkflowBuilder:
         `on_error="skip"`: the run goes on behind it when it fails. Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
-        check.name(name, "stage", site)
+        name = check.name(name, "stage", site)
         self._assembly.claim(name, "stage", site)
         found = stage_body(body, name, site)
         keys = concurrent.writes(writes, name, site)
@@ -116,7 +116,8 @@ class WorkflowBuilder:
         Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
-        items = self._items(name, "loop", over, site)
+        name = self._claim_loop(name, "loop", site)
+        items = check.over(over, "loop", name, site)
 
         def seal(body: tuple[Node, ...]) -> Node:
             return LoopNode(name=name, over=code_ref(items), body=body)
@@ -132,7 +133,8 @@ class WorkflowBuilder:
         `WorkflowError`.
         """
         site = self._assembly.call_site()
-        items = self._items(name, "stream_loop", over, site)
+        name = self._claim_loop(name, "stream_loop", site)
+        items = check.over(over, "stream_loop", name, site)
         ahead = concurrent.count(prefetch, "prefetch", site)
 
         def seal(body: tuple[Node, ...]) -> Node:
@@ -161,7 +163,7 @@ class WorkflowBuilder:
         `WorkflowError`.
         """
         site = self._assembly.call_site()
-        self._claim_loop(name, "async_loop", site)
+        name = self._claim_loop(name, "async_loop", site)
         made = concurrent.producer(producer, name, site)
         asked = check.predicate(stop_when, site, f"stop_when= of the async_loop {name!r}")
         size, makers = concurrent.ahead(buffer_size, producers, site)
@@ -197,9 +199,8 @@ class WorkflowBuilder:
         if name is None:
             own = simple_name(asked)
             name = "conditional" if own == "<lambda>" else own
-        check.name(name, "conditional", site)
-        self._assembly.claim(name, "conditional", site)
-        named = name
+        named = check.name(name, "conditional", site)
+        self._assembly.claim(named, "conditional", site)
 
         def seal(body: tuple[Node, ...]) -> Node:
             return ConditionalNode(name=named, predicate=code_ref(asked), then=body)
@@ -246,7 +247,8 @@ class WorkflowBuilder:
             items = None
         else:
             named = check.name_of_items(name, "parallel", site)
-            items = self._items(named, "parallel", over, site)
+            self._claim_loop(named, "parallel", site)
+            items = check.over(over, "parallel", named, site)
         most = concurrent.limit(max_concurrency, named, site)
         reducers, bindings = concurrent.merge(merge, named, site)
         self._assembly.terms.refuse_unknown_keys(
@@ -285,7 +287,7 @@ class WorkflowBuilder:
         Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
-        check.name(name, "branch", site)
+        name = check.name(name, "branch", site)
         self._assembly.claim_branch(name, site)
 
         def seal(body: tuple[Node, ...]) -> Node:
@@ -316,9 +318,9 @@ class WorkflowBuilder:
         """
         site = self._assembly.call_site()
         if not isinstance(key_or_name, Resource):
-            check.name(key_or_name, "resource", site)
-            opened = check.factory(factory, key_or_name, site)
-            name, says = key_or_name, check.stateful(stateful, site)
+            name = check.name(key_or_name, "resource", site)
+            opened = check.factory(factory, name, site)
+            says = check.stateful(stateful, site)
         elif factory is not None or stateful is not None:
             raise fault(
                 site,
@@ -337,7 +339,7 @@ class WorkflowBuilder:
         Raises `WorkflowError`.
         """
         site = self._assembly.call_site()
-        check.name(name, "checkpoint", site)
+        name = check.name(name, "checkpoint", site)
         self._assembly.claim_checkpoint(name, site)
         self._assembly.add(CheckpointNode(name=name), site)
 
@@ -364,7 +366,7 @@ class WorkflowBuilder:
         `WorkflowError`.
         """
         site = self._assembly.call_site()
-        check.name(name, "on_error", site)
+        name = check.name(name, "on_error", site)
         self._assembly.claim_handler(name, site)
 
         def seal(body: tuple[Node, ...]) -> Node:
@@ -373,15 +375,10 @@ class WorkflowBuilder:
         scope = Scope("on_error", name, site, segment=name, may_be_empty=True)
         return self._assembly.block(scope, seal)
 
-    def _items(
-        self, name: str, kind: str, over: Callable[[Any], Any], site: Site
-    ) -> Callable[[Any], Any]:
-        self._claim_loop(name, kind, site)
-        return check.over(over, kind, name, site)
-
-    def _claim_loop(self, name: str, kind: str, site: Site) -> None:
-        check.name(name, kind, site)
-        self._assembly.claim(name, kind, site, has_item=True)
+    def _claim_loop(self, name: str, kind: str, site: Site) -> str:
+        named = check.name(name, kind, site)
+        self._assembly.claim(named, kind, site, has_item=True)
+        return named
 
     if not TYPE_CHECKING:  # a type checker knows the names by itself, and reports typos
 

@@ -43,7 +43,7 @@ _NAMED_BY_KEYWORD = ("conditional", "parallel", "include", "timeout", "on_error"
 
 
 def name(value: object, what: str, site: Site) -> str:
-    """A name that can be a part of a path. Raises `WorkflowError`."""
+    """A name that can be a part of a path; of an enum's member, its text. Raises `WorkflowError`."""
     if not isinstance(value, str):
         raise fault(
             site,
@@ -60,7 +60,7 @@ def name(value: object, what: str, site: Site) -> str:
             f"{value!r} cannot be the name of {_one(what)}",
             "use letters, digits, '_', '-' and '.', and begin with a letter, a digit or '_'",
         )
-    return value
+    return str.__str__(value)
 
 
 def name_of_items(value: object, what: str, site: Site) -> str:

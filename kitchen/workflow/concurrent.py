@@ -45,7 +45,7 @@ def count(value: object, keyword: str, site: Site, least: int = 1) -> int:
 def choice(value: object, known: tuple[str, ...], keyword: str, site: Site) -> str:
     """One of a few words. Raises `WorkflowError`."""
     if isinstance(value, str) and value in known:
-        return value
+        return str.__str__(value)
     near = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
     either = " or ".join(repr(word) for word in known)
     raise fault(

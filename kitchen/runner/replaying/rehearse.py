@@ -29,6 +29,7 @@ from kitchen.machine.codec import Codec
 from kitchen.machine.events import RunStarted
 from kitchen.ports.event_store import EventStore
 from kitchen.runner import config as configs
+from kitchen.runner.adapters import adapters_of
 from kitchen.runner.crew import Crew, bare
 from kitchen.runner.declared import state_fields, suggest
 from kitchen.runner.failure import being_cancelled
@@ -135,7 +136,7 @@ class _Rehearsal:
             pristine=copy.deepcopy(config),
             codec=Codec.for_types(*types),
             seed=begun.seed,
-            adapters=workflow.adapters_for(config) if adapters is None else adapters,
+            adapters=adapters_of(workflow, config, adapters),
             live=LiveResources(),
             fields=state_fields(workflow.state_type, reserved),
             reserved=reserved,
@@ -192,7 +193,7 @@ class _Rehearsal:
             scope.pristine = copy.deepcopy(scope.config)
             scope.seed = begun.seed
             if self._adapters is None:
-                scope.adapters = scope.workflow.adapters_for(scope.config)
+                scope.adapters = adapters_of(scope.workflow, scope.config, None)
         self._begun = begun
 
     async def _close(self, crew: Crew) -> None:

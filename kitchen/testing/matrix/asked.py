@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kitchen.errors import ArgumentError
 from kitchen.history.patterns import Patterns, patterns
 from kitchen.runner.declared import suggest
+from kitchen.runner.randomness import whole
 from kitchen.testing.given import Adapters, check_adapters, check_clock
 from kitchen.testing.matrix.lives import path_of
 from kitchen.workflow.ir import ResourceNode, StageNode, WorkflowIR, walk
@@ -68,6 +69,7 @@ class Asked:
             raise ArgumentError(f'status= is "completed" or "failed", not {self.status!r}')
         check_adapters(self.adapters)
         check_clock(self.clock)
+        whole(self.seed)
         if not (self.prepare is None or callable(self.prepare)):
             raise ArgumentError(f"prepare= is a function of no arguments, not {self.prepare!r}")
         if not (self.decide in (None, "retry", "skip") or isinstance(self.decide, Mapping)):
