@@ -163,6 +163,8 @@ class _Walking:
 
     def _alone(self, place: Place, *, in_a: bool) -> None:
         """A place that only one run has come to, with all in it."""
+        if place.came_to_nothing:
+            return
         events = place.before or place.effects or place.behind
         seq = events[0].seq if events else place.committed or None
         told = ("entered", NOTHING) if in_a else (NOTHING, "entered")

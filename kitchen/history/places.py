@@ -60,9 +60,9 @@ class Place:
 
     `kind`: the node's, or "visit" for one of a loop; "" for the run. `before` and `behind`: the
     events before and behind those of the places in it. `effects`: of the attempt that was
-    committed. `ended`: how the last attempt did, "" where there was none. `failed` and
-    `interrupted`: how many attempts were. `seconds`: of attempts; of a place with others in it, from
-    the first to the last.
+    committed. `ended`: how the last attempt did, "" where there was none, and `told`: the seq that
+    says so. `failed` and `interrupted`: how many attempts were. `seconds`: of attempts; of a place
+    with others in it, from the first to the last.
     """
 
     path: str
@@ -77,6 +77,7 @@ class Place:
     ended: str = ""
     committed: int = 0
     attempt: int = 0
+    told: int = 0
     failed: int = 0
     interrupted: int = 0
     first: int = 0
@@ -94,6 +95,14 @@ class Place:
         """Whether it is an item that was made, and not taken."""
         return bool(self.before) and all(told.type == "ItemProduced" for told in self.before)
 
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether all that was done there has failed. Whether that leaves a place is chance: behind
+        the rewind that takes it back, what has failed for good is not begun again."""
+        own = self.before or self.effects or self.behind or self.committed
+        failed = not own and self.ended in ("", "failed")
+        return failed and all(each.came_to_nothing for each in self.inner.values())
+
     def children(self) -> list[Place]:
         """The places in it, in the order of the program."""
         found = (each for each in self.inner.values() if not each.is_spare)
@@ -107,10 +116,14 @@ def places(store: EventStore, run: str, program: Program) -> Place:
     gathering.take(counted(store, run, renaming))
     for record in _lost(store, run, live(store, run)):
         place = gathering.known.get((renaming.path(record.seq, record.path), record.visit))
-        if place is not None and record.type == "StageFailed":
+        if place is None:
+            continue
+        if record.type == "StageFailed":
             place.failed += 1
-        elif place is not None:
+        else:
             place.interrupted += 1
+        if record.seq > place.told:  # its beginning counts, and a rewind has taken back its end
+            place.ended = _ATTEMPTS[record.type]
     return gathering.root
 
 
@@ -184,7 +197,7 @@ class _Gathering:
             place.before += (record,)
 
     def _attempt(self, place: Place, record: Record) -> None:
-        place.ended = _ATTEMPTS[record.type]
+        place.ended, place.told = _ATTEMPTS[record.type], record.seq
         key = (record.path, record.visit)
         if record.type == "StageStarted":
             self._effects.pop(key, None)

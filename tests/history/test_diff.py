@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from store import MemoryStore, open_store
 from tests.crash.test_failures_matrix import BROKEN, ended
 from tests.crash.test_failures_matrix import flow as failing
 from tests.history.telling import ALL, killed, whole
-from tests.runner.running import done, flow
+from tests.runner.running import Box, done, flow
 
 
 @pytest.mark.parametrize("workflow", ALL, ids=lambda w: w.name)
@@ -319,3 +321,38 @@ def test_a_retry_that_a_crash_makes_again_is_no_difference() -> None:
     found = compare(History(store, "killed"), History(store, "calm"))
     assert found.interruptions == (1, 0)
     assert found.same
+
+
+@pytest.mark.parametrize("attempt", [2, 3])
+def test_where_the_run_was_saved_within_what_failed_is_no_difference(attempt: int) -> None:
+    """A failed attempt that had touched something is gone behind its rewind, but for its beginning
+    where the run was saved right behind that."""
+    begun, saves = [0], [False]
+
+    def begin(ctx: Any) -> None:
+        ctx.resources["box"].add()
+        begun[0] += 1
+        if saves[0] and begun[0] == attempt:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def bad(ctx: Any) -> None:
+        ctx.resources["box"].add()
+        raise RuntimeError("bad")
+
+    def build(wf: Any) -> None:
+        wf.resource("box", lambda ctx: Box())
+        wf.stage("begin", begin)
+        with wf.conditional(lambda ctx: True, name="block"), wf.loop("l", over=lambda ctx: [1, 2]):
+            wf.stage("bad", bad, retries=Retry(2, backoff=0))
+        with wf.on_error("handled"):
+            wf.stage("note", lambda ctx: ctx.append("notes", ctx.resources["box"].value))
+
+    stores = MemoryStore(), MemoryStore()
+    calm = done(flow(build), store=stores[0])
+    assert begun == [4]
+    begun[0], saves[0] = 0, True
+    run = done(flow(build), store=stores[1])
+    assert begun[0] < 4, "it was saved behind it"
+    assert run.state == calm.state
+    found = compare(*(History(store, "r") for store in stores))
+    assert found.same, found.first
